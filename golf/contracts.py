@@ -1,0 +1,315 @@
+"""What crosses the borders between rooms: small frozen values, protocols and the error classes.
+
+Shape legend, the same in every file of golf:
+    B batch  T time  S source time  C model width  H query heads  G kv heads  D head width  V vocab
+    R weight rows (outputs)  K weight columns (inputs)  N calibration tokens
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# ---------------------------------------------------------------------------------------------- errors
+
+
+class GolfError(Exception):
+    """Something a user can mend. The text is one sentence: the value, the bound and the way out."""
+
+
+class SpecError(GolfError, ValueError):
+    """A recipe or model specification holds a value that cannot work."""
+
+
+class DataError(GolfError, ValueError):
+    """A shard, document file, tokenizer or corpus is missing, malformed or does not match."""
+
+
+class CheckpointError(GolfError, ValueError):
+    """A checkpoint or weights file is malformed or belongs to another run or model."""
+
+
+class ArtifactError(GolfError, ValueError):
+    """An artifact is malformed, truncated, altered or of a format this version does not read."""
+
+
+class BudgetError(GolfError):
+    """Bytes or seconds are over the track's limit, or can never get under it."""
+
+
+class HessianError(GolfError):
+    """A Hessian is not positive definite after damping, or was never collected."""
+
+
+class DivergedError(GolfError):
+    """The loss or a gradient is no longer finite, or exploded."""
+
+
+# ------------------------------------------------------------------------------------------------ model
+
+
+class Role(Enum):
+    """What a parameter is for. Declared once, by the family; read by optimizers, quantizers and reports."""
+
+    MATRIX = "matrix"  # hidden 2-D weights: Muon, fine grid, Hessian from the layer's inputs
+    EMBED = "embed"  # tables that are only looked up: AdamW, round-to-nearest
+    HEAD = "head"  # the output projection, tied to the input table or not: AdamW, final-norm Hessian
+    CONTROL = "control"  # gains, gates, mixes, biases: AdamW without decay, kept in float
+
+
+class Model(Protocol):
+    """An `nn.Module` of any family. Training, scoring and quantization know nothing else about it."""
+
+    spec: ModelSpec
+
+    def forward(self, ids_BT: Tensor, tail: int | None = None) -> Tensor:
+        """Logits [B, T, V] in float32; with `tail`, only those of the last `tail` positions, and the last
+        block and the head are computed for these alone."""
+        ...
+
+    def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
+        """Mean cross entropy in nats over targets that are not -100. `targets` are already shifted."""
+        ...
+
+    def roles(self) -> dict[str, Role]:
+        """The role of every name in `named_parameters()`, each exactly once."""
+        ...
+
+    def switch(self, name: str, on: bool) -> None:
+        """Flip a named behavior of the family (a loop, say). Raises SpecError for an unknown name."""
+        ...
+
+
+class ModelSpec(Protocol):
+    """Frozen shape of one family. `family` is its key in `golf.arch.families`."""
+
+    family: str
+    vocab: int
+
+    def build(self) -> Model: ...
+
+    def tiny(self) -> ModelSpec:
+        """The same features at a size that trains in seconds on a CPU."""
+        ...
+
+
+@runtime_checkable
+class Hooked(Protocol):
+    """A layer with a 2-D weight. Both hooks are None until another room attaches a function.
+
+    fake(W_RK) -> W_RK   the weight the forward pass uses instead (late QAT)
+    watch(x_NK) -> None  sees every input that meets the weight as a matrix (Hessians); for a tied
+                         embedding these are the inputs of the head
+    """
+
+    weight: Tensor
+    fake: Callable[[Tensor], Tensor] | None
+    watch: Callable[[Tensor], None] | None
+
+
+# ------------------------------------------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class ByteTable:
+    """Bytes that tokens spell (field rules: control, unknown and unused pieces spell nothing; a byte piece
+    spells one; the leading space marker counts one byte unless the token before is a boundary).
+
+    bytes_V: int64, bytes without the leading marker.  opens_V: bool, piece starts with the marker.
+    boundary_V: bool, control, unknown or unused.
+    """
+
+    bytes_V: np.ndarray
+    opens_V: np.ndarray
+    boundary_V: np.ndarray
+
+    @property
+    def vocab(self) -> int:
+        return len(self.bytes_V)
+
+    def count(self, prev: np.ndarray, next: np.ndarray) -> np.ndarray:
+        """Bytes spelled by each token of `next` when it follows the token of `prev` at the same place."""
+        return self.bytes_V[next] + (self.opens_V[next] & ~self.boundary_V[prev])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Tokenized text on disk, ready to be mapped into memory.
+
+    sha256 names the text and its split: scores of different corpora are never compared.
+    tokenizer_counted: its bytes are part of the ledger (the run trained it), or shown only (a stock one).
+    """
+
+    name: str
+    sha256: str
+    train: tuple[Path, ...]
+    val: tuple[Path, ...]
+    tokenizer: Path
+    tokenizer_sha256: str
+    tokenizer_counted: bool
+    vocab: int
+    bos: int
+
+
+class DataSpec(Protocol):
+    def open(self, cache: Path, sink: Sink) -> Corpus:
+        """Find or prepare the corpus under `cache`. Called by one rank while the others wait."""
+        ...
+
+
+# ----------------------------------------------------------------------------------------------- training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What training hands on. `average` holds the EMA of every floating tensor, float32, on the CPU or the
+    device it was trained on; `seconds` is the timed loop on the slowest rank."""
+
+    average: dict[str, Tensor]
+    steps: int
+    tokens: int
+    seconds: float
+    loss: float
+    stopped: str  # "steps" | "seconds": which limit ended the loop
+
+
+# --------------------------------------------------------------------------------------------- quantization
+
+
+@dataclass
+class Hessians:
+    """Mean of x xT over calibration tokens, by parameter name, float32 [K, K]."""
+
+    by_name: dict[str, Tensor]
+    tokens: int
+
+
+@dataclass(frozen=True)
+class QTensor:
+    """One tensor as it is stored: plain arrays, so that packing never asks what they mean.
+
+    method: how it was made ("gptq", "nearest", "keep"), which also says how to read it back.
+    parts: integer or float16/float32 arrays by name ("codes", "scale", "value").
+    alphabets: for integer parts, the number of values a symbol can take, which are
+        -(alphabet // 2) .. alphabet - 1 - alphabet // 2.
+    """
+
+    shape: tuple[int, ...]
+    method: str
+    parts: dict[str, np.ndarray]
+    alphabets: dict[str, int] = field(default_factory=dict)
+    role: str = Role.MATRIX.value
+
+
+# -------------------------------------------------------------------------------------------------- packing
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Symbols of one kind in a row. Integer symbols have an alphabet; raw float data has alphabet 0.
+
+    symbols: 1-D array (int8 / int16 for integers, uint8 bytes for raw data).
+    width: symbols per weight row, so that a codec may model columns (0: no rows).
+    """
+
+    symbols: np.ndarray
+    alphabet: int
+    width: int = 0
+
+
+class Codec(Protocol):
+    """Lossless symbols to bytes and back. `name` is its key in `golf.pack.codecs`."""
+
+    name: str
+
+    def encode(self, stream: Stream) -> bytes: ...
+
+    def decode(self, data: bytes, count: int, dtype: np.dtype, alphabet: int, width: int) -> np.ndarray:
+        """Exactly `count` symbols. Raises ArtifactError on anything else."""
+        ...
+
+
+@dataclass(frozen=True)
+class ByteLedger:
+    """What is counted against the cap, in bytes. `tokenizer` is None when a stock one is shown, not counted."""
+
+    code: int
+    blob: int
+    cap: int
+    tokenizer: int = 0
+    tokenizer_shown: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.code + self.blob + self.tokenizer
+
+    @property
+    def headroom(self) -> int:
+        return self.cap - self.total
+
+    def check(self) -> None:
+        """Raises BudgetError when the total is over the cap."""
+        if self.headroom < 0:
+            raise BudgetError(
+                f"artifact is {self.total:,} bytes, {-self.headroom:,} over the {self.cap:,} cap (blob {self.blob:,} + "
+                f"code {self.code:,} + tokenizer {self.tokenizer:,}); coarsen a grid in QuantSpec or narrow the model"
+            )
+
+
+# -------------------------------------------------------------------------------------------------- scoring
+
+
+@dataclass(frozen=True)
+class Score:
+    """Summed over scored tokens; ranks and shards just add up."""
+
+    nats: float
+    tokens: int
+    bytes: int
+
+    def __add__(self, other: Score) -> Score:
+        return Score(self.nats + other.nats, self.tokens + other.tokens, self.bytes + other.bytes)
+
+    @property
+    def bpb(self) -> float:
+        """Bits per byte of the text the scored tokens spell."""
+        return self.nats / math.log(2) / self.bytes
+
+    @property
+    def loss(self) -> float:
+        """Mean nats per token."""
+        return self.nats / self.tokens
+
+
+# --------------------------------------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened, as plain values: `Event("step", {"step": 7, "loss": 3.1})`."""
+
+    kind: str
+    values: Mapping[str, Any]
+
+
+Sink = Callable[[Event], None]
+
+
+def emit(sink: Sink, kind: str, **values: Any) -> None:
+    """Spell an event the short way."""
+    sink(Event(kind, values))
+
+
+def named_hooks(model: torch.nn.Module) -> Iterable[tuple[str, Hooked]]:
+    """(parameter name, layer) of every layer of the model that carries hooks; a shared layer comes once."""
+    for name, module in model.named_modules():
+        if isinstance(module, Hooked) and isinstance(getattr(module, "weight", None), Tensor):
+            yield f"{name}.weight", module
