@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
-from torch import Tensor
+
+if TYPE_CHECKING:  # so that packing, checking and `golf --help` start without torch
+    import torch
+    from torch import Tensor
 
 # ---------------------------------------------------------------------------------------------- errors
 
@@ -289,6 +291,50 @@ class Score:
         return self.nats / self.tokens
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What a run proves, as written to `result.json`. Times in seconds, losses in nats per token, scores in bits
+    per byte. The first seven names are spelled as the challenge's `submission.json` spells them.
+
+    val_bpb: sliding window on the model read back from the artifact file.
+    val_bpb_unquantized: the averaged weights before quantization under the same windows, so that the difference
+        to val_bpb is the quantization tax.
+    val_bpb_roundtrip: the read-back model on plain windows without overlap.
+    train_seconds: the timed loop plus everything after it that reads training data (Hessians).
+    eval_seconds: from opening the artifact to the final number.
+    """
+
+    val_loss: float
+    val_bpb: float
+    bytes_total: int
+    bytes_code: int
+    bytes_model: int
+    seed: int
+    track: str
+    val_bpb_unquantized: float
+    val_bpb_roundtrip: float
+    steps: int
+    train_seconds: float
+    quantize_seconds: float
+    eval_seconds: float
+    parameters: int
+    recipe_digest: str
+    corpus_sha256: str
+    tokens_scored: int
+    bytes_scored: int
+    versions: dict[str, str]
+    bytes_cap: int
+    bytes_tokenizer: int
+    tokenizer_sha256: str
+    tokenizer_counted: bool
+    corpus: str
+    train_tokens: int
+    stopped: str
+    scale_multiplier: float
+    artifact_sha256: str
+    hardware: str
+
+
 # --------------------------------------------------------------------------------------------------- events
 
 
@@ -311,5 +357,5 @@ def emit(sink: Sink, kind: str, **values: Any) -> None:
 def named_hooks(model: torch.nn.Module) -> Iterable[tuple[str, Hooked]]:
     """(parameter name, layer) of every layer of the model that carries hooks; a shared layer comes once."""
     for name, module in model.named_modules():
-        if isinstance(module, Hooked) and isinstance(getattr(module, "weight", None), Tensor):
+        if isinstance(module, Hooked):
             yield f"{name}.weight", module

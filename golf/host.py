@@ -10,9 +10,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import torch
-import torch.distributed as dist
-from torch import Tensor
+# Read by libgomp when torch loads it. Spinning threads make a step several times slower as soon as anything else
+# wants a core, and cost nothing to avoid.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from torch import Tensor  # noqa: E402
 
 # Packing 16 MB with a strong codec takes minutes on one rank while the others wait in a barrier.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)

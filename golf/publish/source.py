@@ -1,0 +1,74 @@
+"""Open whatever a person points at: a run folder, an artifact or a weights file."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from golf import run as corridor
+from golf.arch import families
+from golf.contracts import ArtifactError, CheckpointError, DataError, Model
+from golf.pack import container
+from golf.quant import apply
+from golf.train import checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A model on disk: its weights, what travels with them, and the tokenizer file whose tokens it speaks."""
+
+    path: Path
+    about: dict[str, Any]
+    weights: dict[str, Tensor]
+    tokenizer: bytes
+
+    def build(self) -> Model:
+        model = families.build(self.about["model"])
+        model.load_state_dict(self.weights)
+        return model.eval()
+
+
+def open_source(path: Path, tokenizer: Path | None = None) -> Source:
+    """The model of a run folder (its artifact), an artifact or a weights file.
+
+    Raises DataError when nothing is there or the tokenizer is missing or another one.
+    """
+    if path.is_dir():
+        path = path / corridor.ARTIFACT
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give a run folder, an artifact (.golf) or weights (.safetensors)")
+    if path.suffix == ".safetensors":
+        weights, about = checkpoint.load_weights(path)
+        if "model" not in about:
+            raise CheckpointError(f"{path} carries no model shape; make it one of golf's with `golf import` first")
+        spelled = base64.b64decode(about.pop("tokenizer", ""))
+    else:
+        about, qtensors = container.load(path.read_bytes())
+        if "model" not in about:
+            raise ArtifactError(f"{path} carries no model shape; it was not written by `golf run` or `golf quantize`")
+        weights, spelled = apply.dequantize(qtensors), b""
+    wanted = about.get("tokenizer_sha256", "")
+    spelled = tokenizer.read_bytes() if tokenizer else spelled or find_tokenizer(path.parent, wanted)
+    found = hashlib.sha256(spelled).hexdigest()
+    if found != wanted:
+        raise DataError(
+            f"{path.name} speaks the tokenizer with SHA-256 {wanted[:16]}..., got {found[:16]}...; put that file beside "
+            "it or name it with --tokenizer"
+        )
+    return Source(path=path, about=about, weights=weights, tokenizer=spelled)
+
+
+def find_tokenizer(folder: Path, sha256: str) -> bytes:
+    """The bytes of the tokenizer file in `folder` with that hash. Raises DataError when none has it."""
+    for file in sorted(folder.glob("*.model")):
+        data = file.read_bytes()
+        if hashlib.sha256(data).hexdigest() == sha256:
+            return data
+    raise DataError(
+        f"no tokenizer (*.model) with SHA-256 {sha256[:16]}... lies in {folder}; put it there or name it with --tokenizer"
+    )

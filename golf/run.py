@@ -1,0 +1,246 @@
+"""The corridor: fit -> average -> calibrate -> quantize -> pack -> unpack -> score. One function, read top to bottom."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import platform
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from golf import host as hosts
+from golf import track as tracks
+from golf.arch import families
+from golf.contracts import ByteLedger, ByteTable, Corpus, Hessians, Model, RunResult, Score, Sink, SpecError, emit
+from golf.data import shards, stream, tokenizer
+from golf.eval import sliding
+from golf.host import Host, write_atomic
+from golf.pack import container
+from golf.quant import apply, fit, hessian
+from golf.recipe import Recipe, to_json
+from golf.train import checkpoint, engine
+
+WEIGHTS, ARTIFACT, TOKENIZER, RESULT, CODE, EVENTS, CHECKPOINT = (
+    "weights.safetensors",
+    "artifact.golf",
+    "tokenizer.model",
+    "result.json",
+    "train_gpt.py",
+    "events.jsonl",
+    "checkpoint.safetensors",
+)
+PACKAGES = ("torch", "numpy", "scipy", "sentencepiece", "zstandard", "safetensors")
+# The reserve is measured before the clock starts, on an idle machine; training leaves it a warmer, busier one.
+RESERVE_MARGIN = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What a run is given besides its recipe: the seed, a folder, the bytes of the code that runs."""
+
+    seed: int
+    out: Path
+    code: bytes
+    host: Host
+    sink: Sink
+    resume: bool = False
+
+
+def run(recipe: Recipe, job: Job) -> RunResult:
+    """Train, compress and score under the recipe's track; the files of the run land in `job.out`.
+
+    Raises BudgetError when no setting fits the cap, and whatever the rooms raise; nothing half-written stays.
+    """
+    host, sink = job.host, job.sink
+    track = tracks.find(recipe.track)
+    if host.is_main and not job.resume:
+        for name in (WEIGHTS, ARTIFACT, TOKENIZER, RESULT, CODE, CHECKPOINT):
+            (job.out / name).unlink(missing_ok=True)
+    corpus = open_corpus(recipe, host, sink)
+    ledger = ByteLedger(code=len(job.code), blob=0, cap=track.cap_bytes, **tokenizer_bytes(corpus))
+    ledger.check()
+
+    torch.manual_seed(job.seed)
+    model = recipe.model.build().to(host.device)
+    parameters = sum(p.numel() for p in model.parameters())
+    code_sha256, versions = hashlib.sha256(job.code).hexdigest(), read_versions()
+    emit(sink, "versions", versions=versions, hardware=hardware(host))
+    emit(sink, "corpus", **corpus_facts(corpus))
+    emit(
+        sink, "model", parameters=parameters, recipe_digest=recipe.digest, seed=job.seed, track=track.name,
+        code_sha256=code_sha256, recipe=to_json(recipe),
+    )  # fmt: skip
+    fit.check_reachable(dict(model.state_dict()), model.roles(), recipe.quant, ledger.headroom)
+
+    reserve = measure_reserve(model, corpus, recipe, job) if recipe.train.seconds is not None else 0.0
+    emit(sink, "reserve", seconds=reserve)
+    feed = stream.TokenStream(
+        corpus.train, seq_len=recipe.train.seq_len, rows=recipe.train.rows, seed=job.seed, rank=host.rank,
+        world=host.world, vocab=corpus.vocab,
+    )  # fmt: skip
+    try:
+        trained = engine.fit(
+            model, feed, recipe.train, host=host, sink=sink, seed=job.seed, reserve_seconds=reserve,
+            switches={"fake_quant": apply.fake_quantizer(model, recipe.quant)},
+            checkpoint=job.out / CHECKPOINT, resume=job.resume, digest=recipe.digest,
+        )  # fmt: skip
+    finally:
+        feed.close()
+
+    model.load_state_dict(trained.average)
+    begin = time.monotonic()
+    hessians = calibrate(model, corpus, recipe, job)
+    train_seconds = host.largest(trained.seconds + time.monotonic() - begin)
+
+    begin = time.monotonic()
+    multiplier = 1.0
+    if host.is_main:
+        about = model_metadata(recipe, corpus)
+        fitted = compress(trained.average, model.roles(), hessians, recipe, ledger.headroom, about, sink)
+        multiplier = fitted.multiplier
+        blob = container.dump(fitted.qtensors, about, recipe.pack)
+        write_atomic(job.out / CODE, job.code)
+        write_atomic(job.out / TOKENIZER, corpus.tokenizer.read_bytes())
+        write_atomic(job.out / ARTIFACT, blob)
+        with_tokenizer = about | {"tokenizer": base64.b64encode(corpus.tokenizer.read_bytes()).decode()}
+        checkpoint.save_weights(job.out / WEIGHTS, trained.average, with_tokenizer)
+    host.barrier()
+    quantize_seconds = time.monotonic() - begin
+
+    begin = time.monotonic()
+    data = (job.out / ARTIFACT).read_bytes()
+    table, tokens = tokenizer.byte_table(corpus.tokenizer), shards.Tokens(corpus.val, corpus.vocab)
+    fresh = read_model(data).to(host.device)
+    final = score("sliding", fresh, tokens, table, recipe.eval, host, sink)
+    eval_seconds = host.largest(time.monotonic() - begin)
+    # Diagnostics come after everything that counts: a crash here still leaves a valid artifact and its score.
+    roundtrip = score("roundtrip", fresh, tokens, table, replace(recipe.eval, stride=recipe.eval.window), host, sink)
+    unquantized = score("unquantized", model, tokens, table, recipe.eval, host, sink)
+
+    ledger = replace(ledger, blob=len(data))
+    result = RunResult(
+        val_loss=final.loss, val_bpb=final.bpb, bytes_total=ledger.total, bytes_code=ledger.code, bytes_model=ledger.blob,
+        seed=job.seed, track=track.name, val_bpb_unquantized=unquantized.bpb, val_bpb_roundtrip=roundtrip.bpb,
+        steps=trained.steps, train_seconds=train_seconds, quantize_seconds=quantize_seconds, eval_seconds=eval_seconds,
+        parameters=parameters, recipe_digest=recipe.digest, corpus_sha256=corpus.sha256, tokens_scored=final.tokens,
+        bytes_scored=final.bytes, versions=versions, bytes_cap=ledger.cap, bytes_tokenizer=ledger.tokenizer,
+        tokenizer_sha256=corpus.tokenizer_sha256, tokenizer_counted=corpus.tokenizer_counted, corpus=corpus.name,
+        train_tokens=trained.tokens, stopped=trained.stopped, scale_multiplier=multiplier,
+        artifact_sha256=hashlib.sha256(data).hexdigest(), hardware=hardware(host),
+    )  # fmt: skip
+    emit(sink, "ledger", total=ledger.total, headroom=ledger.headroom, **asdict(ledger))
+    emit(sink, "result", **asdict(result))
+    if host.is_main:
+        write_atomic(job.out / RESULT, (json.dumps(asdict(result), indent=1) + "\n").encode())
+    ledger.check()
+    return result
+
+
+def open_corpus(recipe: Recipe, host: Host, sink: Sink) -> Corpus:
+    """Rank 0 prepares the corpus, the others then find it ready. Raises SpecError when vocabularies differ."""
+    if host.is_main:
+        recipe.data.open(hosts.cache_folder(), sink)
+    host.barrier()
+    corpus = recipe.data.open(hosts.cache_folder(), lambda event: None)
+    if corpus.vocab != recipe.model.vocab:
+        raise SpecError(
+            f"the model has vocab={recipe.model.vocab} but the tokenizer of corpus {corpus.name} spells {corpus.vocab} "
+            f"tokens; set model.vocab={corpus.vocab}"
+        )
+    return corpus
+
+
+def tokenizer_bytes(corpus: Corpus) -> dict[str, int]:
+    """The tokenizer's line of the ledger: counted when the run trained it, shown when it is a stock one."""
+    size = corpus.tokenizer.stat().st_size
+    return {"tokenizer": size} if corpus.tokenizer_counted else {"tokenizer_shown": size}
+
+
+def corpus_facts(corpus: Corpus) -> dict[str, Any]:
+    return {
+        "name": corpus.name, "sha256": corpus.sha256, "vocab": corpus.vocab, "tokenizer_sha256": corpus.tokenizer_sha256,
+        "train_shards": len(corpus.train), "val_shards": len(corpus.val),
+    }  # fmt: skip
+
+
+def calibrate(model: Model, corpus: Corpus, recipe: Recipe, job: Job) -> Hessians:
+    """Hessians of the model as it stands, from this rank's share of a fixed sample of training windows."""
+    return hessian.collect(model, calibration(corpus, recipe, job), host=job.host)
+
+
+def calibration(corpus: Corpus, recipe: Recipe, job: Job) -> Iterator[Tensor]:
+    plan = recipe.quant.calibration
+    return stream.sample(
+        corpus.train, count=plan.sequences, rows=plan.rows, seq_len=recipe.train.seq_len, seed=job.seed,
+        rank=job.host.rank, world=job.host.world,
+    )  # fmt: skip
+
+
+def measure_reserve(model: Model, corpus: Corpus, recipe: Recipe, job: Job) -> float:
+    """Seconds the Hessians will take after the loop: one batch timed after one to warm up, times their number."""
+    batches = list(calibration(corpus, recipe, job))
+    if not batches:
+        return 0.0
+    for _ in range(2):
+        begin = time.monotonic()
+        hessian.collect(model, batches[:1], host=job.host)
+        seconds = time.monotonic() - begin
+    return job.host.largest(seconds * len(batches) * RESERVE_MARGIN)
+
+
+def compress(
+    weights: dict[str, Tensor], roles: dict, hessians: Hessians, recipe: Recipe, cap: int | None, about: dict, sink: Sink
+) -> fit.Fitted:
+    """Quantize so that the packed bytes, measured with the real packer, land under `cap`."""
+
+    def size_of(qtensors: dict) -> int:
+        return len(container.dump(qtensors, about, recipe.pack))
+
+    return fit.fit(weights, roles, hessians, recipe.quant, size_of=size_of, cap=cap, sink=sink)
+
+
+def model_metadata(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
+    """What travels with weights and artifact: the model's shape, how it is scored, whose tokens it speaks."""
+    return {
+        "model": families.spec_to_json(recipe.model),
+        "eval": {"window": recipe.eval.window, "stride": recipe.eval.stride},
+        "tokenizer_sha256": corpus.tokenizer_sha256,
+    }
+
+
+def read_model(data: bytes) -> Model:
+    """A fresh model with the weights of an artifact's bytes."""
+    about, qtensors = container.load(data)
+    model = families.build(about["model"])
+    model.load_state_dict(apply.dequantize(qtensors))
+    return model.eval()
+
+
+def score(what: str, model: Model, tokens: Any, table: ByteTable, spec: Any, host: Host, sink: Sink) -> Score:
+    """One pass over the validation tokens, reported under the name of what was scored."""
+    begin = time.monotonic()
+    total = sliding.score(model, tokens, table, **sliding.options(spec), host=host, sink=sink)
+    seconds = time.monotonic() - begin
+    emit(
+        sink, "final", what=what, loss=total.loss, bpb=total.bpb, tokens=total.tokens, bytes=total.bytes, seconds=seconds
+    )
+    return total
+
+
+def read_versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run's numbers."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
+
+
+def hardware(host: Host) -> str:
+    if host.device.type == "cuda":
+        return f"{host.world}x {torch.cuda.get_device_name(host.device)}"
+    return f"{host.world} process(es), {torch.get_num_threads()} CPU thread(s) each, {platform.machine()}"
