@@ -42,7 +42,7 @@ class Recipe:
 
         Raises SpecError for an unknown field (with the nearest one) or text of the wrong type.
         """
-        return _override(self, path.split("."), text, path)
+        return override(self, path, text)
 
     def tiny(self) -> Recipe:
         """The same features at a size that runs in seconds on a CPU; data and vocabulary stay as they are."""
@@ -74,14 +74,19 @@ def load(record: Path) -> Recipe:
     return recipe
 
 
-def assign(recipe: Recipe, assignments: typing.Iterable[str]) -> Recipe:
-    """Apply `path=value` texts in turn. Raises SpecError when one has no equals sign, path or fitting value."""
+def assign(recipe: Any, assignments: typing.Iterable[str]) -> Any:
+    """A recipe (or any frozen dataclass) with `path=value` texts applied in turn. Raises SpecError when one has no equals sign, path or fitting value."""
     for text in assignments:
         path, equals, value = text.partition("=")
         if not equals:
             raise SpecError(f"--set {text!r} has no '='; write path=value, such as train.seconds=60")
-        recipe = recipe.override(path.strip(), value.strip())
+        recipe = override(recipe, path.strip(), value.strip())
     return recipe
+
+
+def override(value: Any, path: str, text: str) -> Any:
+    """`Recipe.override` for any frozen dataclass."""
+    return _override(value, path.split("."), text, path)
 
 
 def to_json(value: Any) -> Any:

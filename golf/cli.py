@@ -1,0 +1,253 @@
+"""The commands. Each is a thin shell around a function elsewhere and imports what it needs when it is called,
+so that `golf --help` answers at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+FOLDER = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+set_option = click.option(
+    "--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Override a recipe field; may be repeated."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="golf")
+def cli() -> None:
+    """Train, compress and prove small language models under a hard byte budget."""
+
+
+@cli.command()
+@click.argument("record", type=FOLDER)
+@click.option("--seed", "seeds", type=int, multiple=True, help="Random seed; may be repeated.  [default: 1337]")
+@click.option("--out", type=FOLDER, help="Files land in OUT/<seed>/.  [default: runs/<record>]")
+@set_option
+@click.option("--resume", is_flag=True, help="Continue from the checkpoint in OUT/<seed>/.")
+@json_option
+def run(
+    record: Path, seeds: Sequence[int], out: Path | None, assignments: Sequence[str], resume: bool, as_json: bool
+) -> None:
+    """Train, compress and score RECORD (a record folder or a recipe file)."""
+    from golf import host as hosts
+    from golf import recipe as recipes
+    from golf import run as corridor
+    from golf.events import JsonLines, fan, quiet
+    from golf.publish import bundle, terminal
+
+    recipe = recipes.assign(recipes.load(record), assignments)
+    file = record / "recipe.py" if record.is_dir() else record
+    out = out or Path("runs") / (record.name if record.is_dir() else record.stem)
+    code = bundle.bundle(file, overrides=assignments).code
+    results = []
+    with hosts.join() as host:
+        for seed in seeds or (1337,):
+            folder = out / str(seed)
+            job = corridor.Job(seed=seed, out=folder, code=code, host=host, sink=quiet, resume=resume)
+            if not host.is_main:
+                corridor.run(recipe, job)
+                continue
+            with terminal.ProgressBar() as bar:
+                log = JsonLines(folder / corridor.EVENTS, append=resume)
+                try:
+                    result = corridor.run(recipe, replace(job, sink=fan(log, bar)))
+                finally:
+                    log.close()
+                results.append(result)
+                baselines = _baselines(recipe, bar)
+            if not as_json:
+                _console().print(terminal.run_table(result, baselines))
+                click.echo(f"files in {folder}")
+    if as_json and results:
+        values = [asdict(result) for result in results]
+        click.echo(json.dumps(values[0] if len(values) == 1 else values, indent=1))
+
+
+@cli.command("import")
+@click.argument("checkpoint", type=FILE)
+@click.option("--family", required=True, help="Model family, such as pr1361.")
+@click.option("--config", type=FILE, required=True, help="JSON object with the original configuration.")
+@click.option("--tokenizer", type=FILE, required=True, help="The SentencePiece model the checkpoint speaks.")
+@click.option("-o", "--output", type=FILE, required=True, help="Weights file to write.")
+def import_(checkpoint: Path, family: str, config: Path, tokenizer: Path, output: Path) -> None:
+    """Turn an original CHECKPOINT (.safetensors) into golf's weights file."""
+    from golf.publish import convert
+
+    parameters = convert.import_weights(checkpoint, family, config, tokenizer, output)
+    click.echo(f"{output}: {family}, {parameters:,} parameters")
+
+
+@cli.command()
+@click.argument("weights", type=FILE)
+@click.option("-o", "--output", type=FILE, required=True, help="Artifact to write.")
+@click.option("--recipe", "record", type=FOLDER, help="Record whose quantization and packing to use.")
+@click.option("--cap", type=int, help="Largest artifact in bytes.")
+@click.option("--calibration", type=FOLDER, help="Training text: .bin shards, .jsonl[.zst] or .txt.")
+@set_option
+@json_option
+def quantize(
+    weights: Path,
+    output: Path,
+    record: Path | None,
+    cap: int | None,
+    calibration: Path | None,
+    assignments: Sequence[str],
+    as_json: bool,
+) -> None:
+    """Quantize and pack WEIGHTS (.safetensors of golf) into an artifact."""
+    from golf.publish import convert, terminal
+
+    with terminal.ProgressBar() as bar:
+        report = convert.quantize_weights(weights, output, record, cap, calibration, assignments, bar)
+    if as_json:
+        click.echo(json.dumps(report, indent=1))
+        return
+    _console().print(terminal.quantize_table(report))
+
+
+@cli.command()
+@click.argument("source", type=FOLDER)
+@click.option("--data", type=FOLDER, help="Text to score: .bin shards, .jsonl[.zst] or .txt.  [default: a run's own]")
+@click.option("--tokenizer", type=FILE, help="The tokenizer, when it does not lie beside SOURCE.")
+@set_option
+@json_option
+def score(
+    source: Path, data: Path | None, tokenizer: Path | None, assignments: Sequence[str], as_json: bool
+) -> None:
+    """Bits per byte of SOURCE: a run folder, an artifact or weights."""
+    from golf.publish import convert, terminal
+
+    with terminal.ProgressBar() as bar:
+        begin = time.monotonic()
+        total = convert.score_source(source, data, tokenizer, assignments, bar)
+        seconds = time.monotonic() - begin
+    if total is None:  # another rank reports
+        return
+    if as_json:
+        values = {"val_loss": total.loss, "val_bpb": total.bpb, "tokens_scored": total.tokens, "bytes_scored": total.bytes}
+        click.echo(json.dumps(values | {"eval_seconds": seconds}, indent=1))
+        return
+    _console().print(terminal.score_table(str(source), total, seconds))
+
+
+@cli.command()
+@click.argument("run", type=FOLDER)
+@json_option
+def check(run: Path, as_json: bool) -> None:
+    """Count the bytes of RUN from its files; exits 1 when over the cap or when a file disagrees."""
+    from golf.publish import terminal
+    from golf.publish.check import check_run
+
+    ledger, verdicts = check_run(run)
+    good = all(verdict.ok for verdict in verdicts)
+    if as_json:
+        values = {"ok": good, "ledger": asdict(ledger) | {"total": ledger.total, "headroom": ledger.headroom}}
+        click.echo(json.dumps(values | {"checks": [asdict(verdict) for verdict in verdicts]}, indent=1))
+    else:
+        _console().print(terminal.check_table(str(run), ledger, verdicts))
+    sys.exit(0 if good else 1)
+
+
+@cli.command()
+@click.argument("record", type=FOLDER)
+@click.option("-o", "--output", type=FILE, default=Path("train_gpt.py"), show_default=True)
+@set_option
+@json_option
+def bundle(record: Path, output: Path, assignments: Sequence[str], as_json: bool) -> None:
+    """Write RECORD and the code it needs as one file; print its bytes and the headroom."""
+    from golf import recipe as recipes
+    from golf import track as tracks
+    from golf.host import write_atomic
+    from golf.publish import bundle as bundler
+
+    recipe = recipes.assign(recipes.load(record), assignments)
+    made = bundler.bundle(record / "recipe.py" if record.is_dir() else record, overrides=assignments)
+    write_atomic(output, made.code)
+    cap = tracks.find(recipe.track).cap_bytes
+    values = {"file": str(output), "bytes_code": len(made.code), "headroom": cap - len(made.code)}
+    if as_json:
+        click.echo(json.dumps(values | {"packages": made.packages, "modules": made.sizes}, indent=1))
+        return
+    click.echo(f"{output}: {len(made.code):,} bytes, {cap - len(made.code):,} of {cap:,} left for weights")
+
+
+@cli.group()
+def data() -> None:
+    """Fetch, tokenize and shard text."""
+
+
+@data.command()
+@click.option("--tokenizer", default="sp1024", show_default=True, help="Export to fetch, such as sp1024 or sp8192.")
+@click.option("--train-shards", type=int, default=80, show_default=True, help="How many training shards.")
+@click.option("--repo", help="Hub repository that holds the export.")
+@click.option("-o", "--output", "folder", type=FOLDER, help="Folder for the files.  [default: golf's cache]")
+def fetch(tokenizer: str, train_shards: int, repo: str | None, folder: Path | None) -> None:
+    """Download a published FineWeb export: resumable, checked by hash."""
+    from golf import host as hosts
+    from golf.data import fetch as fetching
+    from golf.publish.terminal import ProgressBar
+
+    folder = folder or hosts.cache_folder() / "fineweb" / tokenizer
+    with ProgressBar() as bar:
+        fetching.fetch(
+            repo or fetching.REPOSITORY, folder, tokenizer=tokenizer, train_shards=train_shards, sink=bar
+        )
+    click.echo(f"{folder}: {train_shards} training shards of {tokenizer}")
+
+
+@data.command("train-tokenizer")
+@click.argument("documents", type=FOLDER, nargs=-1, required=True)
+@click.option("--vocab", type=int, default=1024, show_default=True)
+@click.option("-o", "--output", type=FILE, required=True)
+def train_tokenizer(documents: Sequence[Path], vocab: int, output: Path) -> None:
+    """Train a lossless SentencePiece tokenizer on DOCUMENTS (.jsonl[.zst] or .txt)."""
+    from golf.data import documents as texts
+    from golf.data import tokenizer
+    from golf.host import write_atomic
+
+    write_atomic(output, tokenizer.train((text for path in documents for text in texts.read(path)), vocab))
+    click.echo(f"{output}: {vocab:,} tokens, {output.stat().st_size:,} bytes")
+
+
+@data.command()
+@click.argument("documents", type=FOLDER, nargs=-1, required=True)
+@click.option("--tokenizer", type=FILE, required=True)
+@click.option("--split", type=click.Choice(["train", "val"]), required=True)
+@click.option("--shard-tokens", type=int, default=100_000_000, show_default=True)
+@click.option("-o", "--output", "folder", type=FOLDER, required=True)
+def shard(documents: Sequence[Path], tokenizer: Path, split: str, shard_tokens: int, folder: Path) -> None:
+    """Tokenize DOCUMENTS into shards of the challenge's format."""
+    from golf.data import documents as texts
+    from golf.data import shards
+    from golf.data.tokenizer import Tokenizer
+
+    speaker = Tokenizer.open(tokenizer)
+    arrays = speaker.encode_documents(text for path in documents for text in texts.read(path))
+    written = shards.write(folder, split, arrays, shard_tokens=shard_tokens)
+    click.echo(f"{folder}: {len(written)} {split} shards")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console()
+
+
+def _baselines(recipe: Any, sink: Any) -> Sequence[Any]:
+    """What general compressors reach on the recipe's validation text, or nothing where it is too large to ask."""
+    from golf import host as hosts
+    from golf.publish import baselines, convert
+
+    corpus = recipe.data.open(hosts.cache_folder(), sink)
+    if sum(path.stat().st_size for path in corpus.val) > baselines.PRIOR_BYTES:
+        return ()
+    return baselines.cached(hosts.cache_folder(), corpus.sha256, lambda: convert.corpus_texts(corpus))

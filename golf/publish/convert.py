@@ -1,0 +1,209 @@
+"""The commands that start from weights on disk: import, quantize, score."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from golf import host as hosts
+from golf import recipe as recipes
+from golf.arch import families
+from golf.contracts import CheckpointError, Corpus, DataError, HessianError, Hessians, Score, Sink, SpecError
+from golf.data import shards, stream, tokenizer
+from golf.eval import sliding
+from golf.eval.sliding import SlidingWindow
+from golf.host import Host, write_atomic
+from golf.pack import container
+from golf.pack.container import PackSpec
+from golf.publish.check import read_result
+from golf.publish.source import Source, open_source
+from golf.quant import apply, fit, hessian
+from golf.quant.apply import QuantSpec
+from golf.train import checkpoint
+
+# Imported checkpoints do not say how they were scored; these are the challenge's habits.
+IMPORTED_EVAL = {"window": 1024, "stride": 64}
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeSettings:
+    """What `golf quantize` can be told with --set."""
+
+    quant: QuantSpec = QuantSpec()
+    pack: PackSpec = PackSpec()
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreSettings:
+    """What `golf score` can be told with --set."""
+
+    eval: SlidingWindow
+
+
+def import_weights(path: Path, family: str, config: Path, tokenizer_file: Path, output: Path) -> int:
+    """Write golf's weights file from an original checkpoint; returns the number of parameters.
+
+    Raises CheckpointError for a file that is no safetensors, SpecError for a configuration that is no JSON object,
+    and what `families.import_checkpoint` raises.
+    """
+    try:
+        state = load_file(path)
+    except (SafetensorError, FileNotFoundError) as error:
+        raise CheckpointError(f"{path} is not a readable .safetensors file: {error}") from error
+    try:
+        values = json.loads(config.read_bytes())
+    except ValueError as error:
+        raise SpecError(f"{config} is not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise SpecError(f"{config} must hold one JSON object of configuration keys, found {type(values).__name__}")
+    model = families.import_checkpoint(family, state, values)
+    spelled = tokenizer_file.read_bytes()
+    table = tokenizer.byte_table(tokenizer_file)
+    if table.vocab != model.spec.vocab:
+        raise SpecError(f"{tokenizer_file} spells {table.vocab} tokens, the model has {model.spec.vocab}; give its own")
+    about = {
+        "model": families.spec_to_json(model.spec),
+        "eval": IMPORTED_EVAL,
+        "tokenizer_sha256": hashlib.sha256(spelled).hexdigest(),
+        "tokenizer": base64.b64encode(spelled).decode(),
+    }
+    checkpoint.save_weights(output, model.state_dict(), about)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def quantize_weights(
+    weights: Path,
+    output: Path,
+    record: Path | None,
+    cap: int | None,
+    calibration: Path | None,
+    assignments: Sequence[str],
+    sink: Sink,
+) -> dict[str, Any]:
+    """Quantize and pack a weights file; the tokenizer is written beside the artifact. Returns the report.
+
+    Raises BudgetError when no setting reaches `cap` and HessianError when a method needs calibration text.
+    """
+    source = open_source(weights)
+    settings = QuantizeSettings()
+    if record is not None:
+        recipe = recipes.load(record)
+        settings = QuantizeSettings(quant=recipe.quant, pack=recipe.pack)
+    settings = recipes.assign(settings, assignments)
+    model = source.build()
+    fit.check_reachable(source.weights, model.roles(), settings.quant, cap)
+    with hosts.join() as host, tokenizer_on_disk(source) as speaker:
+        model.to(host.device)
+        hessians = _calibrate(model, source, settings, calibration, speaker, host)
+        roles = model.roles()
+
+        def size_of(qtensors: dict) -> int:
+            return len(container.dump(qtensors, source.about, settings.pack))
+
+        fitted = fit.fit(source.weights, roles, hessians, settings.quant, size_of=size_of, cap=cap, sink=sink)
+    blob = container.dump(fitted.qtensors, source.about, settings.pack)
+    write_atomic(output, blob)
+    write_atomic(output.with_suffix(".tokenizer.model"), source.tokenizer)
+    return {
+        "artifact": str(output),
+        "bytes_model": len(blob),
+        "cap": cap,
+        "scale_multiplier": fitted.multiplier,
+        "tensors": apply.report(source.weights, hessians, fitted.qtensors),
+    }
+
+
+def _calibrate(
+    model: Any, source: Source, settings: QuantizeSettings, calibration: Path | None, speaker: Path, host: Host
+) -> Hessians:
+    plan = settings.quant
+    if not plan.needs_hessian:
+        return Hessians({}, 0)
+    if calibration is None:
+        raise HessianError(
+            "this quantization needs calibration text; name training text with --calibration, or round to nearest"
+        )
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        tokens = stack.enter_context(stream.tokens_of(calibration, speaker, Path(folder)))
+        batches = stream.windows(
+            tokens, count=plan.calibration.sequences, rows=plan.calibration.rows,
+            seq_len=source.about["eval"]["window"], seed=0,
+        )  # fmt: skip
+        return hessian.collect(model, batches, host=host)
+
+
+def score_source(
+    path: Path, data: Path | None, tokenizer_file: Path | None, assignments: Sequence[str], sink: Sink
+) -> Score | None:
+    """Score a model on disk; None on ranks that do not report."""
+    source = open_source(path, tokenizer_file)
+    settings = recipes.assign(ScoreSettings(eval=SlidingWindow(**source.about["eval"])), assignments)
+    with hosts.join() as host, tokenizer_on_disk(source) as speaker, tempfile.TemporaryDirectory() as folder:
+        table = tokenizer.byte_table(speaker)
+        where = data if data is not None else recall(path)
+        with stream.tokens_of(where, speaker, Path(folder)) as tokens:
+            model = source.build().to(host.device)
+            total = sliding.score(model, tokens, table, **sliding.options(settings.eval), host=host, sink=sink)
+    return total if host.is_main else None
+
+
+@contextlib.contextmanager
+def tokenizer_on_disk(source: Source) -> Iterator[Path]:
+    """The source's tokenizer as a file, for libraries that open files."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "tokenizer.model"
+        path.write_bytes(source.tokenizer)
+        yield path
+
+
+def remember(corpus: Corpus) -> None:
+    """Note where a corpus lies, so that a run's own validation text is found again by its hash."""
+    note = {"val": str(corpus.val[0].parent)}
+    write_atomic(hosts.cache_folder() / "corpora" / f"{corpus.sha256}.json", json.dumps(note).encode())
+
+
+def recall(run: Path) -> Path:
+    """The folder of the validation shards a run was scored on. Raises DataError when this machine has it not."""
+    if not run.is_dir():
+        raise DataError(f"{run.name} does not say which text to score; name it with --data")
+    result = read_result(run)
+    note = hosts.cache_folder() / "corpora" / f"{result.corpus_sha256}.json"
+    folder = Path(json.loads(note.read_bytes())["val"]) if note.is_file() else None
+    if folder is None or not folder.is_dir():
+        raise DataError(f"corpus {result.corpus} of {run} is not on this machine; name the text with --data")
+    return folder
+
+
+def corpus_texts(corpus: Corpus) -> tuple[bytes, bytes]:
+    """Validation text and the end of the training text, as the tokens spell them."""
+    from golf.publish import baselines
+
+    speaker = tokenizer.Tokenizer.open(corpus.tokenizer)
+    val = b"".join(_spelled(shards.Tokens(corpus.val, corpus.vocab), speaker, corpus.bos))
+    train = shards.Tokens(corpus.train, corpus.vocab)
+    # No tokenizer of ours spells more than 32 bytes with one token on average; decode no more than can matter.
+    begin = max(0, len(train) - baselines.PRIOR_BYTES)
+    return val, baselines.tail(_spelled(train, speaker, corpus.bos, begin))
+
+
+def _spelled(tokens: Any, speaker: Any, bos: int, begin: int = 0, block: int = 1 << 20) -> Iterator[bytes]:
+    """Text of each document in a token stream, in order."""
+    kept = np.empty(0, np.uint16)
+    for start in range(begin, len(tokens), block):
+        kept = np.concatenate([kept, np.asarray(tokens[start : start + block])])
+        cuts = np.flatnonzero(kept == bos)
+        for left, right in zip(cuts[:-1], cuts[1:]):
+            yield speaker.decode(kept[left + 1 : right]).encode()
+        kept = kept[cuts[-1] :] if len(cuts) else kept
+    yield speaker.decode(kept[kept != bos]).encode()

@@ -1,0 +1,142 @@
+"""What a person sees while golf works, and the tables at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from golf.contracts import ByteLedger, Event, RunResult, Score
+from golf.events import lines
+from golf.publish.baselines import Baseline
+from golf.publish.check import Verdict
+
+STAGES = {
+    "data": "corpus",
+    "warmup": "compile",
+    "step": "train",
+    "quantize": "quantize",
+    "score": "score",
+    "fetch": "fetch",
+}
+
+
+class ProgressBar:
+    """A sink that draws one bar for the stage at work; where there is no terminal it prints plain lines."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self._lines = lines(lambda text: print(text, file=sys.stderr, flush=True))
+        self._bar = Progress(
+            TextColumn("[bold]{task.description:<9}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("{task.fields[facts]}"),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
+        )
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    def __enter__(self) -> ProgressBar:
+        if self.console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.console.is_terminal:
+            self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        if not self.console.is_terminal:
+            self._lines(event)
+            return
+        if event.kind in STAGES:
+            self._draw(STAGES[event.kind], event.values)
+
+    def _draw(self, stage: str, values: dict) -> None:
+        if stage != self._stage:
+            if self._task is not None:
+                self._bar.update(self._task, completed=1.0, left="")
+            self._stage = stage
+            self._task = self._bar.add_task(stage, total=1.0, facts="", left="")
+        share = values["progress"] if "progress" in values else values["done"] / max(values["total"], 1)
+        seconds_left = values.get("seconds_left")
+        left = f"{_clock(seconds_left)} left" if seconds_left is not None else self._guess(share)
+        self._bar.update(self._task, completed=min(share, 1.0), facts=_facts(stage, values), left=left)
+
+    def _guess(self, share: float) -> str:
+        elapsed = self._bar.tasks[-1].elapsed
+        return f"{_clock(elapsed * (1 - share) / share)} left" if elapsed and share > 0.02 else ""
+
+
+def _facts(stage: str, values: dict) -> str:
+    if stage == "train":
+        return (
+            f"loss {values['loss']:.3f}  lr {values['lr']:.3f}  {values['tokens_per_second']:,.0f} tok/s  "
+            f"step {values['step']:,}"
+        )
+    return str(values.get("what", ""))
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
+
+
+def run_table(result: RunResult, baselines: Sequence[Baseline]) -> Table:
+    """The table at the end of a run: the score, what it cost in bytes and seconds, what others reach."""
+    table = Table(title=f"{result.track}  seed {result.seed}", title_justify="left", show_header=False)
+    table.add_column("what")
+    table.add_column("value", justify="right")
+    table.add_column("note", style="dim")
+    table.add_row("bits per byte", f"[bold]{result.val_bpb:.4f}", "read back from the artifact, sliding window")
+    table.add_row("  plain windows", f"{result.val_bpb_roundtrip:.4f}", "read back from the artifact, no overlap")
+    tax = result.val_bpb - result.val_bpb_unquantized
+    table.add_row("  before quantization", f"{result.val_bpb_unquantized:.4f}", f"quantization tax {tax:+.4f}")
+    for baseline in baselines:
+        note = f"alone {baseline.alone:.4f}, after the training text {baseline.primed:.4f}"
+        table.add_row(f"  {baseline.name}", f"{baseline.bpb:.4f}", note)
+    table.add_section()
+    table.add_row("bytes", f"[bold]{result.bytes_total:,}", f"{result.bytes_cap - result.bytes_total:,} under the cap")
+    table.add_row("  weights", f"{result.bytes_model:,}", f"{result.parameters:,} parameters")
+    table.add_row("  code", f"{result.bytes_code:,}", "the one-file train_gpt.py")
+    counted = "trained by this run, counted" if result.tokenizer_counted else "a stock one, counted as 0"
+    table.add_row("  tokenizer", f"{result.bytes_tokenizer:,}", counted)
+    table.add_section()
+    table.add_row("training", f"{result.train_seconds:.1f} s", f"{result.steps:,} steps, {result.train_tokens:,} tokens")
+    table.add_row("quantize, pack", f"{result.quantize_seconds:.1f} s", f"scale multiplier {result.scale_multiplier:.3f}")
+    scored = f"{result.tokens_scored:,} tokens, {result.bytes_scored:,} bytes"
+    table.add_row("score", f"{result.eval_seconds:.1f} s", scored)
+    table.add_section()
+    table.add_row("corpus", result.corpus, f"sha256 {result.corpus_sha256[:16]}")
+    return table
+
+
+def score_table(name: str, score: Score, seconds: float) -> Table:
+    table = Table(title=name, title_justify="left", show_header=False)
+    table.add_row("bits per byte", f"[bold]{score.bpb:.4f}")
+    table.add_row("nats per token", f"{score.loss:.4f}")
+    table.add_row("tokens scored", f"{score.tokens:,}")
+    table.add_row("bytes scored", f"{score.bytes:,}")
+    table.add_row("seconds", f"{seconds:.1f}")
+    return table
+
+
+def check_table(name: str, ledger: ByteLedger, verdicts: Sequence[Verdict]) -> Table:
+    table = Table(title=name, title_justify="left")
+    table.add_column("check")
+    table.add_column("verdict")
+    table.add_column("seen")
+    for verdict in verdicts:
+        table.add_row(verdict.what, "pass" if verdict.ok else "[bold red]FAIL", verdict.why)
+    table.add_section()
+    parts = f"code {ledger.code:,} + model {ledger.blob:,} + tokenizer {ledger.tokenizer:,}"
+    table.add_row("ledger", f"{ledger.headroom:,} left", parts)
+    return table
