@@ -1,0 +1,53 @@
+"""Causal attention with grouped heads on torch's fused kernel, and the exclusive form (XSA)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def bias(starts_BT: Tensor | None, time: int, tail: int, like: Tensor) -> Tensor | None:
+    """What to add to the scores of the last `tail` of `time` positions: 0 where a key may be seen, else -inf.
+
+    starts_BT: true where a document begins; keys of an earlier document are then hidden. None: one document.
+    like: gives device and type.
+    Returns [B or 1, 1, tail, time], or None where plain causal attention says it all.
+    Built once per forward for all blocks: given a bool mask, the kernel would make this anew in each.
+    """
+    if starts_BT is None and tail == time:
+        return None
+    place = torch.arange(time, device=like.device)
+    seen = place <= place[time - tail :, None]
+    if starts_BT is not None:
+        document_BT = starts_BT.cumsum(1)
+        seen = seen & (document_BT[:, None, :] == document_BT[:, time - tail :, None])
+    return (
+        torch.zeros(seen.shape, dtype=like.dtype, device=like.device)
+        .masked_fill(~seen, -torch.inf)
+        .view(-1, 1, tail, time)
+    )
+
+
+def attend(q_BTHD: Tensor, k_BSGD: Tensor, v_BSGD: Tensor, bias: Tensor | None) -> Tensor:
+    """softmax(q k / sqrt(D)) v as [B, T, H, D]; query head h reads kv head h // (H / G), nothing is copied.
+
+    bias: see `bias`; None is plain causal attention with as many queries as keys.
+    """
+    y_BHTD = F.scaled_dot_product_attention(
+        q_BTHD.transpose(1, 2),
+        k_BSGD.transpose(1, 2),
+        v_BSGD.transpose(1, 2),
+        attn_mask=bias,
+        is_causal=bias is None,
+        enable_gqa=q_BTHD.shape[2] != k_BSGD.shape[2],
+    )
+    return y_BHTD.transpose(1, 2)
+
+
+def exclude_self(y_BTHD: Tensor, v_BTGD: Tensor) -> Tensor:
+    """XSA (arXiv 2603.09078): without each head output's part along the position's own value vector."""
+    y_BTGFD = y_BTHD.unflatten(2, (v_BTGD.shape[2], -1))
+    unit_BTG1D = F.normalize(v_BTGD, dim=-1, eps=1e-12).unsqueeze(3)
+    along = (y_BTGFD * unit_BTG1D).sum(-1, keepdim=True)
+    return (y_BTGFD - along * unit_BTG1D).flatten(2, 3)

@@ -1,0 +1,186 @@
+"""Bits per byte by sliding windows: every target of a token stream is scored exactly once."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from golf.contracts import ByteTable, DataError, DivergedError, Event, Score, Sink, SpecError, emit
+from golf.eval.spans import Span, isolated, spans
+from golf.host import Host
+
+Report = Callable[[np.ndarray, np.ndarray], None]
+
+# Tokens looked through at once for document starts: 2 MB, however large the stream.
+SCAN = 1 << 20
+
+# The target that cross entropy skips: padding, and what an earlier window has scored.
+UNSCORED = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlidingWindow:
+    """How a model is scored.
+
+    window: tokens fed at once.  stride: tokens newly scored by each window after the first.
+    batch_tokens: tokens fed in one batch of windows (speed and memory only; at least one window).
+    documents: "stream" reads on across documents, "isolated" scores each by itself.
+    bos: the token that begins a document; only "isolated" looks for it.
+    """
+
+    window: int = 2048
+    stride: int = 64
+    batch_tokens: int = 8192
+    documents: Literal["stream", "isolated"] = "stream"
+    bos: int = 1
+
+    def __post_init__(self) -> None:
+        next(spans(1, self.window, self.stride))
+        if self.batch_tokens < 1:
+            raise SpecError(f"batch_tokens={self.batch_tokens} must be at least 1; 8192 suits a CPU")
+        if self.documents not in ("stream", "isolated"):
+            raise SpecError(f'documents={self.documents!r} must be "stream" or "isolated"')
+
+
+def options(spec: SlidingWindow) -> dict[str, Any]:
+    """The keyword arguments of `score` that the specification fixes."""
+    return {name: getattr(spec, name) for name in ("window", "stride", "batch_tokens", "documents", "bos")}
+
+
+def _quiet(event: Event) -> None:
+    pass
+
+
+def score(
+    model: nn.Module,
+    tokens: Sequence[int],
+    table: ByteTable,
+    *,
+    window: int,
+    stride: int,
+    batch_tokens: int = 8192,
+    documents: Literal["stream", "isolated"] = "stream",
+    bos: int = 1,
+    host: Host | None = None,
+    sink: Sink = _quiet,
+    report: Report | None = None,
+) -> Score:
+    """Nats, count and bytes of t_1..t_N under a model with `forward(ids_BT) -> logits_BTV`.
+
+    tokens: t_0..t_N; anything one-dimensional with a length and slices that become arrays.
+    report: called on each rank with positions of targets and their nats (float32), in the order they are scored.
+
+    Windows are fed at one length whatever the stream's: short ones are padded on the right, which no causal model
+    sees, so that nothing compiled is compiled twice, and because a model may change with the length it is
+    given (the U-Net stretches its rotary base). Where `forward` takes `tail`, only scored positions reach the head.
+    Ranks share the spans and add up in float64; all return the same Score.
+    Raises DataError for fewer than two tokens or one outside the table, DivergedError when the sum is not finite.
+    """
+    host = host or Host()
+    positions = len(tokens) - 1
+    if positions < 1:
+        raise DataError(f"scoring needs at least 2 tokens, the stream has {len(tokens)}; give more text")
+    if documents == "isolated":
+        plan = list(isolated(_find(tokens, bos), positions, window, stride))
+    else:
+        plan = list(spans(positions, window, stride))
+    share = plan[host.rank :: host.world]
+    nats, counts, done = torch.zeros((), dtype=torch.float64, device=host.device), np.zeros(2, np.int64), 0
+    emit(sink, "score", done=0, total=len(share))
+    forward = _forward(model)
+    with _scoring(model, host):
+        for batch, tail in _batches(share, window, stride, max(1, batch_tokens // window)):
+            ids_BT, targets_BT, lengths = _read(tokens, batch, window, tail, table)
+            logits_BTV = forward(torch.from_numpy(ids_BT).to(host.device), tail)
+            nats_N = F.cross_entropy(
+                logits_BTV.flatten(0, 1).float(),
+                torch.from_numpy(targets_BT).flatten().to(host.device),
+                ignore_index=UNSCORED,
+                reduction="none",
+            )
+            nats += nats_N.sum(dtype=torch.float64)
+            counts += [sum(span.end - span.start for span in batch), lengths]
+            done += sum(span.end > span.begin for span in batch)
+            emit(sink, "score", done=done, total=len(share))
+            if report is not None:
+                places = np.concatenate([np.arange(span.start, span.end) for span in batch])
+                report(places + 1, nats_N.cpu().numpy()[targets_BT.ravel() != UNSCORED])
+    counts = host.sum(torch.from_numpy(counts).to(host.device)).tolist()
+    total = Score(host.sum(nats).item(), *counts)
+    assert total.tokens == positions, f"{total.tokens} targets scored instead of {positions}"
+    if not math.isfinite(total.nats):
+        raise DivergedError(
+            f"the model's loss over {positions} tokens is {total.nats}; its weights cannot be used"
+        )
+    return total
+
+
+@contextmanager
+def _scoring(model: nn.Module, host: Host) -> Iterator[None]:
+    """Evaluation mode without gradients, in the host's type for matrices; the model's mode is put back after."""
+    was_training, low = model.training, host.compute_dtype != torch.float32
+    model.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(host.device.type, dtype=host.compute_dtype, enabled=low):
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _forward(model: nn.Module) -> Callable[[Tensor, int], Tensor]:
+    """(ids, tail) -> logits of the last `tail` positions, computed alone where the model knows how."""
+    known = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
+    if "tail" in known:
+        return lambda ids_BT, tail: model(ids_BT, tail=tail)
+    return lambda ids_BT, tail: model(ids_BT)[:, ids_BT.shape[1] - tail :]
+
+
+def _find(tokens: Sequence[int], token: int) -> Iterator[int]:
+    """Positions of a token, rising."""
+    for begin in range(0, len(tokens), SCAN):
+        yield from (begin + np.flatnonzero(np.asarray(tokens[begin : begin + SCAN]) == token)).tolist()
+
+
+def _batches(share: list[Span], window: int, stride: int, rows: int) -> Iterator[tuple[list[Span], int]]:
+    """Spans in batches with the number of last positions they score among: windows that begin a text, then others.
+
+    The two differ in shape; within each, every batch will be padded to that of the first.
+    """
+    for begins, tail in ((True, window), (False, stride)):
+        group = [span for span in share if (span.start == span.begin) == begins]
+        for first in range(0, len(group), rows):
+            batch = group[first : first + rows]
+            yield batch + [Span(0, 0, 0)] * (min(rows, len(group)) - len(batch)), tail
+
+
+def _read(
+    tokens: Sequence[int], batch: list[Span], window: int, tail: int, table: ByteTable
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """Inputs [B, window], targets [B, tail] and the bytes that the targets spell. Raises DataError."""
+    ids_BT = np.zeros((len(batch), window), np.int64)
+    targets_BT = np.full((len(batch), tail), UNSCORED, np.int64)
+    spelled = 0
+    for row, (begin, start, end) in enumerate(batch):
+        if begin == end:
+            continue
+        text = np.asarray(tokens[begin : end + 1], dtype=np.int64)
+        if text.max() >= table.vocab:
+            raise DataError(
+                f"token id {text.max()} near position {begin} is outside 0..{table.vocab - 1}; "
+                "score with the tokenizer that made the stream"
+            )
+        ids_BT[row, : end - begin] = text[:-1]
+        prev, next = text[start - begin : -1], text[start - begin + 1 :]
+        first = start - begin - (window - tail)
+        targets_BT[row, first : first + len(next)] = next
+        spelled += int(table.count(prev, next).sum())
+    return ids_BT, targets_BT, spelled
