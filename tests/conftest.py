@@ -1,4 +1,4 @@
-"""What every test shares: one thread, no network, a cache of its own, and reasons for what cannot run here."""
+"""What every test shares: one thread, no network, a cache of its own, reasons for what cannot run here."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-# Before torch is loaded, by whichever test comes first: libgomp reads these once. Processes that tests start inherit
-# them. One thread, because tests are small and other work on the machine should not slow them down.
+# Before torch is loaded, by whichever test comes first: libgomp reads these once. Processes that tests start
+# inherit them. One thread, because tests are small and other work on the machine should not slow them down.
 for _name, _value in (
     ("OMP_WAIT_POLICY", "PASSIVE"),
     ("OMP_NUM_THREADS", "1"),
@@ -18,7 +18,7 @@ for _name, _value in (
 ):
     os.environ.setdefault(_name, _value)
 
-import pytest
+import pytest  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def own_cache() -> Iterator[Path]:
-    """Prepared corpora of the tests, away from the user's cache unless GOLF_CACHE says where; built once a session."""
+    """Prepared corpora, built once a session and away from the user's cache unless GOLF_CACHE says where."""
     if "GOLF_CACHE" in os.environ:
         yield Path(os.environ["GOLF_CACHE"])
         return
