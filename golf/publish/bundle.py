@@ -1,4 +1,4 @@
-"""One file to submit: the corridor, the recipe and all they reach, minified, compressed, served from within."""
+"""One file to submit: the corridor, the recipe and all they reach, minified, compressed and self-serving."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from python_minifier import minify
 
 from golf.contracts import SpecError
-from golf.publish.reach import Reach
+from golf.publish.reach import EVERYTHING, Reach
 
 RECORD = "golf_record"  # the recipe's module name inside the bundle
 SCRIPT = "train_gpt.py"
@@ -21,9 +21,9 @@ OUTER = ("golf.publish", "golf.cli", "golf.__main__")  # rooms that no submissio
 # What a submission may import besides the standard library. Their bytes are free, so the list is short.
 PACKAGES = frozenset("huggingface_hub numpy safetensors scipy sentencepiece torch triton zstandard".split())
 
-# A module's file name looks like a path, because `inspect` takes <names> for interactive input and Triton reads
-# its kernels through `inspect`. A module of the package that is not inside raises, so that another version that
-# happens to be installed never fills in.
+# A module's file name looks like a path, because `inspect` takes <names> for interactive input and Triton
+# reads its kernels through `inspect`. A module of the package that is not inside raises, so that another
+# version that happens to be installed never fills in.
 _BOOTSTRAP = """\
 import base64,importlib.abc,importlib.util,linecache,lzma,pathlib,sys
 D="{data}"
@@ -62,10 +62,11 @@ def bundle(
 ) -> Bundle:
     """The script that runs a recipe (a record folder or its `recipe.py`) without golf being installed.
 
-    It calls `main(RECIPE, arguments, path of the script)` of the module `entry`. overrides: `path=value` texts
-    that come before its own arguments.  source: the folder that holds the entry's package. The same sources give
-    the same bytes, on any machine. Raises SpecError when a module is missing, or belongs to golf's outer rooms or
-    to a package that a submission should not need.
+    It calls `main(RECIPE, arguments, path of the script)` of the module `entry`.
+    overrides: `path=value` texts that come before its own arguments.
+    source: the folder that holds the entry's package. The same sources give the same bytes, on any machine.
+    Raises SpecError when a module is missing, or belongs to golf's outer rooms or to a package that no
+    submission may need.
     """
     recipe = recipe / "recipe.py" if recipe.is_dir() else recipe
     if not recipe.is_file():
@@ -80,7 +81,7 @@ def bundle(
         file = recipe if name == RECORD else file
         return file.read_text(encoding="utf-8") if file.is_file() else None
 
-    reach = Reach([(entry, "main"), (RECORD, "RECIPE")], find, is_package)
+    reach = Reach([(entry, "main"), (RECORD, EVERYTHING)], find, is_package)
     refuse_outer(reach)
     texts = {name: squeeze(module.source()) for name, module in sorted(reach.modules.items())}
     texts = {name: text for name, text in texts.items() if text}  # an empty package is known by its modules
@@ -137,7 +138,7 @@ def imported(source: str) -> set[str]:
 
 
 def compress(data: bytes) -> str:
-    """LZMA at its smallest, in 85 characters that need no escape. The old container has the shortest header."""
+    """LZMA at its smallest, in 85 characters that need no escape. The old format has the shortest header."""
     strongest = {"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20, "nice_len": 273, "depth": 1000, "lp": 0}
     filters = [strongest | {"lc": lc, "pb": pb} for lc in range(5) for pb in range(3)]
     packed = [lzma.compress(data, lzma.FORMAT_ALONE, filters=[each]) for each in filters]

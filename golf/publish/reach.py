@@ -1,9 +1,9 @@
 """Which statements of a program can run: static imports followed, and definitions nobody spells left out.
 
-A definition at a module's top level is kept when its name is spelled by something that is kept: as a name in its
-own module, in a `from module import name`, or as an attribute or a lone string ("golf.arch.unet:UNetSpec",
-getattr) in any module. That errs on the side of keeping. Statements that bind no name are always kept. Modules
-named in strings are not followed: what a program looks up at run time it has to import somewhere.
+A definition at a module's top level is kept when its name is spelled by something that is kept: as a name in
+its own module, in a `from module import name`, or in any module as an attribute or a lone string (getattr,
+phone books: "golf.arch.unet:UNetSpec"). That errs on the side of keeping. Statements that bind no name stay.
+Modules named in strings are not followed: what a program looks up at run time it has to import somewhere.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ PLAIN_DECORATORS = frozenset(
     "cache cached_property classmethod compile contextmanager dataclass inference_mode lru_cache no_grad "
     "property runtime_checkable setter staticmethod total_ordering".split()
 )
+EVERYTHING = "*"
 _LONE = re.compile(r"[\w.:]+")
 
 Find = Callable[[str], str | None]  # the source of a module of the program; None when it is not one
@@ -45,9 +46,10 @@ class Module:
 
 
 class Reach:
-    """Everything that can be reached from `needs`, pairs of a module and a name in it.
+    """What can be reached from `needs`, pairs of a module and a name in it (or EVERYTHING).
 
-    find: the source of a module inside the program, or None.  packages: whether a module is a folder of others.
+    find: the source of a module inside the program, or None.
+    packages: whether a module is a folder of others.
     Raises SpecError for an import of a module inside the program that does not exist.
     """
 
@@ -90,7 +92,7 @@ class Reach:
 
     def _is_needed(self, module: Module, statement: ast.stmt) -> bool:
         names = binds(statement)
-        if names is None:
+        if names is None or EVERYTHING in self._exports[module.name]:
             return True
         wanted = module.names | self._exports[module.name]
         if not isinstance(statement, (ast.Import, ast.ImportFrom)) or self._is_inside(module, statement):
