@@ -1,0 +1,325 @@
+"""A bundle is run the way a judge would: by a fresh interpreter, in a folder that holds nothing else."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from golf.contracts import SpecError
+from golf.publish import bundle as bundles
+from golf.publish.bundle import Bundle, bundle
+from golf.publish.reach import Reach
+
+ROOT = Path(__file__).resolve().parents[2]
+RECORDS = sorted(ROOT.glob("records/**/recipe.py"))
+
+ENTRY = '''
+"""Docstring of the entry."""
+from __future__ import annotations
+from mini.room.work import report  # a comment
+
+def main(recipe, argv, source):
+    """Docstring of main."""
+    print(report(recipe), list(argv), source.name)
+'''
+SPEC = '''
+from __future__ import annotations
+import dataclasses
+from dataclasses import dataclass
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Docstring of a class."""
+    width: int = 3
+    """docstring of a field"""
+    name: str | None = None
+'''
+WORK = """
+from __future__ import annotations
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from mini.nowhere import Nothing
+
+def report(spec: Nothing) -> Nothing:
+    from mini.room import late
+    count: int = late.COUNT
+    return f"{spec.name}:{spec.width}:{count}"
+
+def never_called():
+    from mini.unwritten import nothing
+    import rich
+"""
+RECIPE = 'from mini.room.spec import Spec\nRECIPE = Spec(width=9, name="nine")\n'
+PLAIN = {"entry": ENTRY, "room/spec": SPEC, "room/work": WORK, "room/late": "COUNT = 7\n"}
+
+
+def write_package(folder: Path, modules: dict[str, str], recipe: str = RECIPE) -> Path:
+    """A package `mini` in `folder`, with an empty `__init__` in each of its folders, and a recipe."""
+    for name, text in modules.items():
+        file = folder / "mini" / f"{name}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    for each in [folder / "mini", *(path for path in (folder / "mini").rglob("*") if path.is_dir())]:
+        (each / "__init__.py").touch()
+    (folder / "record").mkdir(exist_ok=True)
+    (folder / "record" / "recipe.py").write_text(recipe)
+    return folder
+
+
+def make(folder: Path, modules: dict[str, str], recipe: str = RECIPE, **options: object) -> Bundle:
+    source = write_package(folder, modules, recipe)
+    return bundle(source / "record", entry="mini.entry", source=source, **options)
+
+
+def run(
+    made: Bundle, folder: Path, *arguments: str, launcher: tuple[str, ...] = ("-I",), **variables: str
+) -> subprocess.CompletedProcess:
+    """Run the bundle alone in an empty folder; `-I` keeps the current folder and PYTHONPATH out of sight."""
+    folder.mkdir()
+    (folder / "train_gpt.py").write_bytes(made.code)
+    return subprocess.run(
+        [sys.executable, *launcher, "train_gpt.py", *arguments],
+        cwd=folder,
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_runs_alone_with_recipe_overrides_and_arguments(tmp_path):
+    made = make(tmp_path, PLAIN, overrides=["train.steps=3"])
+    done = run(made, tmp_path / "empty", "--seed", "1")
+    assert done.stdout == "nine:9:7 ['--set', 'train.steps=3', '--seed', '1'] train_gpt.py\n", done.stderr
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["train_gpt.py"]
+
+
+def test_holds_only_what_can_run(tmp_path):
+    made = make(tmp_path, PLAIN)
+    assert made.modules == ("golf_record", "mini.entry", "mini.room.late", "mini.room.spec", "mini.room.work")
+    assert made.packages == ()
+    assert made.sizes["mini.room.late"] == len("COUNT=7")
+    assert sum(made.sizes.values()) < 0.75 * sum(map(len, [*PLAIN.values(), RECIPE]))
+
+
+def test_docstrings_comments_and_unread_annotations_go_and_field_annotations_stay(tmp_path):
+    source = write_package(tmp_path, PLAIN)
+    reach = Reach(
+        [("mini.entry", "main"), ("mini.room.spec", "Spec")],
+        lambda name: (
+            text.read_text() if (text := source / (name.replace(".", "/") + ".py")).is_file() else ""
+        ),
+        lambda name: (source / name.replace(".", "/")).is_dir(),
+    )
+    texts = [bundles.squeeze(module.source()) for module in reach.modules.values()]
+    assert not re.search("ocstring|comment|Nothing|never_called|import dataclasses", "".join(texts))
+    assert any("width:int=3" in text and "name:str|None=None" in text for text in texts)
+
+
+def test_same_sources_same_bytes_on_any_path_and_hash_seed(tmp_path):
+    made = make(tmp_path / "a", PLAIN)
+    assert make(tmp_path / "elsewhere" / "b", PLAIN).code == made.code
+    script = (
+        "import sys; from pathlib import Path; from golf.publish.bundle import bundle\n"
+        "source = Path(sys.argv[1])\n"
+        "sys.stdout.buffer.write(bundle(source / 'record', entry='mini.entry', source=source).code)"
+    )
+    for hash_seed in ("1", "2"):
+        again = subprocess.run(
+            [sys.executable, "-c", script, tmp_path / "a"],
+            env=os.environ | {"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            check=True,
+        )
+        assert again.stdout == made.code
+
+
+def test_a_script_is_plain_text(tmp_path):
+    text = make(tmp_path, PLAIN).code.decode("ascii")
+    assert text.isprintable() or set(filter(lambda c: not c.isprintable(), text)) == {"\n"}
+
+
+def test_inspect_traceback_and_pickle_find_the_source(tmp_path):
+    work = """
+import inspect, pickle, traceback
+from mini.room.spec import Spec
+
+def fail(value):
+    raise ValueError(value)
+
+def report(spec):
+    try:
+        fail(spec)
+    except ValueError:
+        text = traceback.format_exc()
+    assert 'train_gpt.py/mini.room.work.py' in text and 'raise ValueError(' in text, text
+    assert inspect.getsource(fail).startswith('def fail(value'), inspect.getsource(fail)
+    assert 'class Spec' in inspect.getsource(Spec)
+    assert inspect.getsourcefile(report).endswith('train_gpt.py/mini.room.work.py')
+    assert pickle.loads(pickle.dumps(spec)) == spec
+    return 'fine'
+"""
+    done = run(make(tmp_path, PLAIN | {"room/work": work}), tmp_path / "empty")
+    assert done.stdout.startswith("fine"), done.stderr
+
+
+def test_type_hints_of_fields_still_resolve(tmp_path):
+    work = """
+import typing, dataclasses
+
+def report(spec):
+    hints = typing.get_type_hints(type(spec))
+    return [hints[field.name] for field in dataclasses.fields(spec)]
+"""
+    done = run(make(tmp_path, PLAIN | {"room/work": work}), tmp_path / "empty")
+    assert done.stdout.startswith("[<class 'int'>, str | None]"), done.stderr
+
+
+@pytest.mark.slow
+def test_compiled_functions_and_custom_operators_work(tmp_path):
+    work = """
+from __future__ import annotations
+import torch
+from torch import Tensor
+
+@torch.library.custom_op('mini::twice', mutates_args=())
+def twice(x: Tensor, times: int = 1) -> Tensor:
+    return x * 2 ** times
+
+@torch.compile(backend='eager', fullgraph=True)
+def add(x: Tensor, *, shift: float) -> Tensor:
+    return x + shift
+
+def report(spec):
+    return twice(add(torch.ones(2), shift=1.0)).tolist()
+"""
+    made = make(tmp_path, PLAIN | {"room/work": work})
+    done = run(made, tmp_path / "empty")
+    assert done.stdout.startswith("[4.0, 4.0]"), done.stderr
+    assert made.packages == ("torch",)
+
+
+def test_a_module_of_triton_kernels_keeps_names_and_annotations(tmp_path):
+    kernel = """
+import triton
+import triton.language as tl
+
+@triton.jit
+def add_one(pointer, count, BLOCK: tl.constexpr):
+    offsets = tl.arange(0, BLOCK)
+    tl.store(pointer + offsets, tl.load(pointer + offsets, mask=offsets < count) + 1, mask=offsets < count)
+"""
+    work = "from mini.room import kernel\ndef report(spec):\n    return kernel.add_one\n"
+    source = write_package(tmp_path, PLAIN | {"room/work": work, "room/kernel": kernel})
+    made = bundle(source / "record", entry="mini.entry", source=source)
+    assert "triton" in made.packages
+    text = bundles.squeeze(kernel)
+    assert "BLOCK:tl.constexpr" in text and "offsets=tl.arange(0,BLOCK)" in text
+
+
+@pytest.mark.slow
+def test_ranks_of_torchrun_load_the_same_script(tmp_path):
+    work = """
+import torch.distributed as dist
+
+def report(spec):
+    dist.init_process_group('gloo')
+    text = f'rank {dist.get_rank()} of {dist.get_world_size()}'
+    dist.destroy_process_group()
+    return text
+"""
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = run(make(tmp_path, PLAIN | {"room/work": work}), tmp_path / "empty", launcher=launcher)
+    assert "rank 0 of 2" in done.stdout and "rank 1 of 2" in done.stdout, done.stderr
+
+
+def test_spawned_children_find_the_modules(tmp_path):
+    work = """
+import multiprocessing
+
+def square(x):
+    return x * x
+
+def report(spec):
+    with multiprocessing.get_context('spawn').Pool(1) as pool:
+        return pool.map(square, [3])
+"""
+    done = run(make(tmp_path, PLAIN | {"room/work": work}), tmp_path / "empty")
+    assert done.stdout == "[9] [] train_gpt.py\n", done.stderr
+
+
+def test_an_installed_package_of_the_same_name_never_fills_in(tmp_path):
+    """Of a module that both have, the bundle's wins; one that only the installed one has does not exist."""
+    work = """
+import importlib
+
+def report(spec):
+    from mini.room.late import COUNT
+    name = 'mini.room.' + 'foreign'
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        return f'{COUNT} and {error}'
+"""
+    made = make(tmp_path / "mine", PLAIN | {"room/work": work})
+    write_package(
+        tmp_path / "other", {"entry": "raise SystemExit('wrong entry')", "room/late": "COUNT = -1\n"}
+    )
+    (tmp_path / "other" / "mini" / "room" / "foreign.py").touch()
+    done = run(made, tmp_path / "empty", launcher=(), PYTHONPATH=str(tmp_path / "other"))
+    assert done.stdout.startswith("7 and mini.room.foreign is not in this bundle; import it in the recipe"), (
+        done
+    )
+
+
+def test_a_recipe_is_kept_whole_so_that_its_imports_are_in(tmp_path):
+    """A module that is only looked up by name at run time comes along when the recipe imports it."""
+    work = """
+import importlib
+
+def report(spec):
+    return getattr(importlib.import_module('mini.room.extra'), 'answer')()
+"""
+    modules = PLAIN | {"room/work": work, "room/extra": "def answer():\n    return 42\n"}
+    missing = run(make(tmp_path, modules), tmp_path / "without")
+    assert missing.returncode != 0 and "mini.room.extra is not in this bundle" in missing.stderr
+    done = run(make(tmp_path, modules, "import mini.room.extra\n" + RECIPE), tmp_path / "with")
+    assert done.stdout.startswith("42"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("import mini.room.typo", "golf_record imports mini.room.typo, and there is no such module"),
+        ("from mini.typo import x", "golf_record imports mini.typo, and there is no such module"),
+        ("from mini.room.late import *", "golf_record imports [*] from mini.room.late"),
+        ("import rich", "golf_record imports rich, which no submission may need"),
+    ],
+)
+def test_what_cannot_be_bundled_is_refused_with_its_importer(tmp_path, line, complaint):
+    with pytest.raises(SpecError, match=complaint):
+        make(tmp_path, PLAIN, f"{line}\n{RECIPE}")
+
+
+def test_outer_rooms_are_refused(tmp_path):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text("from golf.publish import check\nRECIPE = 1\n")
+    with pytest.raises(SpecError, match=r"golf_record imports golf\.publish"):
+        bundle(recipe, entry="golf.track")
+
+
+def test_a_record_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(SpecError, match="no recipe at"):
+        bundle(tmp_path)
+
+
+@pytest.mark.parametrize("recipe", RECORDS, ids=lambda path: path.parent.name)
+def test_every_record_bundles(recipe):
+    made = bundle(recipe)
+    assert {"golf.entry", "golf.run", "golf.recipe", "golf_record"} <= set(made.modules)
+    assert "torch" in made.packages
