@@ -7,12 +7,13 @@ meet; without it (late QAT, plain rounding) every weight counts the same.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from golf.contracts import SpecError
-from golf.quant.grid import Grid, stored, to_codes, to_weights
+from golf.contracts import QTensor, SpecError
+from golf.quant.grid import Grid, as_rows, fake_quant, stored, to_codes, to_weights, unpack_codes
 
 Rule = Callable[[Tensor, Grid, float, "Tensor | None"], Tensor]
 
@@ -55,21 +56,6 @@ def search_scale(W_RK: Tensor, grid: Grid, k: float, H_KK: Tensor | None = None)
 RULES: dict[str, Rule] = {"sd": sd_scale, "search": search_scale}
 
 
-def scale(
-    rule: str, W_RK: Tensor, grid: Grid, k: float, H_KK: Tensor | None = None, multiplier: float = 1.0
-) -> Tensor:
-    """Scales [R, 1] by the named rule, as they are stored, every step `multiplier` times as wide."""
-    return stored(RULES[rule](W_RK, grid, k, H_KK) * multiplier)
-
-
-def check(rule: str, k: float) -> None:
-    """Raises SpecError for an unknown rule or a clip that is not positive."""
-    if rule not in RULES:
-        raise SpecError(f"clip={rule!r} is not a rule; choose one of {', '.join(RULES)}")
-    if not k > 0:
-        raise SpecError(f"k={k} standard deviations must be above 0; 12.85 suits 6 bits")
-
-
 def row_errors(E_RK: Tensor, H_KK: Tensor | None = None) -> Tensor:
     """e H eT of every row, [R, 1]: the mean squared error of that output. Without H, the sum of squares."""
     return (E_RK * (E_RK if H_KK is None else E_RK @ H_KK)).sum(dim=1, keepdim=True)
@@ -79,3 +65,40 @@ def weighted_error(W_RK: Tensor, What_RK: Tensor, H_KK: Tensor | None = None) ->
     """tr(E H ET), E = W - What: what rounding does to the layer's outputs, summed over them, in float64."""
     H_KK = None if H_KK is None else H_KK.double()
     return row_errors(W_RK.double() - What_RK.double(), H_KK).sum().item()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnGrid:
+    """What every method has that stores codes and one scale a row.
+
+    bits: of the grid.  k: clip in standard deviations of the row.  clip: the rule, "sd" or "search".
+    """
+
+    bits: int
+    k: float
+    clip: str = "sd"
+
+    def __post_init__(self) -> None:
+        Grid(self.bits)
+        if self.clip not in RULES:
+            raise SpecError(f"clip={self.clip!r} is not a rule; choose one of {', '.join(RULES)}")
+        if not self.k > 0:
+            raise SpecError(f"k={self.k} standard deviations must be above 0; 12.85 suits 6 bits")
+
+    @property
+    def grid(self) -> Grid:
+        return Grid(self.bits)
+
+    def scale(self, W_RK: Tensor, H_KK: Tensor | None = None, multiplier: float = 1.0) -> Tensor:
+        """Scales [R, 1] as they are stored, every step `multiplier` times as wide as the rule says."""
+        return stored(RULES[self.clip](W_RK, self.grid, self.k, H_KK) * multiplier)
+
+    def fake(self, W: Tensor) -> Tensor:
+        """The weight on the export's grid, for late QAT: a pure function of the current weight. It rounds to
+        nearest and clips without a Hessian, because training has none."""
+        W_RK = as_rows(W)
+        return fake_quant(W_RK, self.scale(W_RK.detach()), self.grid).view_as(W)
+
+    @staticmethod
+    def dequantize(qtensor: QTensor) -> Tensor:
+        return unpack_codes(qtensor)

@@ -53,9 +53,9 @@ def fit(
     Too large: steps widen, up to COARSEST_STEP. Room left: they narrow, down to NARROWEST_CLIP; what room is
     left then needs more bits in the spec. Packed size falls by about one bit a weight each time steps double:
     that is the first guess, and a secant, kept inside the bracket once there is one, does the rest in two or
-    three tries. Raises BudgetError, with numbers, when tensors kept in float or the coarsest steps are over
-    the cap: the former before anything is quantized, the latter after one try at most where it is plain from
-    there.
+    three tries.
+    Raises BudgetError, with numbers, when tensors kept in float or the coarsest steps are over the cap: the
+    former before anything is quantized, the latter after one try where that shows it.
     """
 
     def attempt(octaves: float) -> Fitted:

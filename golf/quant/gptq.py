@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from golf.contracts import HessianError, QTensor, SpecError
-from golf.quant import clip as clips
-from golf.quant.grid import Grid, as_rows, fake_quant, pack_codes, to_codes, to_weights, unpack_codes
+from golf.quant.clip import OnGrid
+from golf.quant.grid import Grid, as_rows, pack_codes, stored, to_codes, to_weights
 
 # Bounds the stacked factors and weights (float64 elements): 11 matrices of 512 x 1536 go in two rounds.
 STACK_ELEMENTS = 16_000_000
@@ -37,7 +37,7 @@ def gptq(
     """Round W column by column, pushing each column's error onto the columns not yet rounded.
 
     H_KK: mean of x xT over calibration tokens; its scale cancels; neither damped nor changed here.
-    scale_R: steps of the rows, as stored; without it, SDClip with `k` standard deviations.
+    scale_R: steps of the rows, rounded as stored; without it, SDClip with `k` standard deviations.
     damp: share of mean(diag H) added to the diagonal.  block: speed only, the codes do not depend on it.
     act_order: visit columns by falling diag(H), undone in the result, so that the loudest inputs are rounded
         while all others can still move.
@@ -46,10 +46,7 @@ def gptq(
     plain rounding. Source: arXiv 2210.17323, algorithm 1. The factor is the upper Cholesky of inv(H), not
     inv(H) itself.
     """
-    if scale_R is None:
-        scale_R1 = clips.scale("sd", W_RK, grid, k)
-    else:
-        scale_R1 = scale_R[:, None]
+    scale_R1 = OnGrid(bits=grid.bits, k=k).scale(W_RK) if scale_R is None else stored(scale_R)[:, None]
     codes_KR = solve([W_RK], [factor("the matrix", H_KK, damp, act_order)], [scale_R1], grid, block)[0]
     return pack_codes(codes_KR.T, scale_R1, grid, tuple(W_RK.shape), GPTQ.name)
 
@@ -84,8 +81,8 @@ def factor(name: str, H_KK: Tensor, damp: float, act_order: bool) -> Factor:
     L_KK, failed = torch.linalg.cholesky_ex(H_KK[back_K][:, back_K])
     if failed:
         raise HessianError(
-            f"Hessian of {name} is not positive definite after damping by {damp}; calibrate on more tokens or "
-            f"raise damp"
+            f"Hessian of {name} is not positive definite after damping by {damp}; calibrate on more "
+            f"tokens or raise damp"
         )
     unit_KK = torch.eye(len(L_KK), dtype=L_KK.dtype, device=L_KK.device)
     return Factor(order_K, dead_K, torch.linalg.solve_triangular(L_KK.flip(0, 1), unit_KK, upper=True))
@@ -125,39 +122,26 @@ def columns(W_MKR: Tensor, U_MKK: Tensor, scale_MR: Tensor, grid: Grid, block: i
 
 
 @dataclass(frozen=True, kw_only=True)
-class GPTQ:
-    """`gptq` for a whole model, equal shapes together. bits, k, clip: the grid and its clip, see
-    `golf.quant.clip`."""
+class GPTQ(OnGrid):
+    """`gptq` for a whole model, matrices of equal shape together."""
 
     name: ClassVar[str] = "gptq"
     needs_hessian: ClassVar[bool] = True
 
     bits: int = 6
     k: float = 12.85
-    clip: str = "sd"
     act_order: bool = True
     damp: float = 0.01
     block: int = 128
 
     def __post_init__(self) -> None:
-        Grid(self.bits)
-        clips.check(self.clip, self.k)
+        super().__post_init__()
         if not self.damp > 0:
             raise SpecError(
                 f"damp={self.damp} must be above 0, or a rare input makes H singular; 0.01 is usual"
             )
         if self.block < 1:
             raise SpecError(f"block={self.block} columns must be at least 1; 128 is fast")
-
-    def scale(self, W_RK: Tensor, H_KK: Tensor | None = None, multiplier: float = 1.0) -> Tensor:
-        return clips.scale(self.clip, W_RK, Grid(self.bits), self.k, H_KK, multiplier)
-
-    def fake(self, W: Tensor) -> Tensor:
-        """The weight on the grid of the export, for late QAT: a pure function of the current weight. It
-        rounds to nearest; where GPTQ would round the other way depends on Hessians that training does not
-        have."""
-        W_RK = as_rows(W)
-        return fake_quant(W_RK, self.scale(W_RK.detach()), Grid(self.bits)).view_as(W)
 
     def quantize(
         self, weights: Mapping[str, Tensor], hessians: Mapping[str, Tensor], multiplier: float
@@ -183,16 +167,11 @@ class GPTQ:
     def _stack(
         self, weights: Mapping[str, Tensor], hessians: Mapping[str, Tensor], multiplier: float
     ) -> dict[str, QTensor]:
-        grid = Grid(self.bits)
         matrices = [as_rows(W) for W in weights.values()]
         scales = [self.scale(W_RK, hessians[name], multiplier) for name, W_RK in zip(weights, matrices)]
         factors = [factor(name, hessians[name], self.damp, self.act_order) for name in weights]
-        solved = solve(matrices, factors, scales, grid, self.block)
+        solved = solve(matrices, factors, scales, self.grid, self.block)
         return {
-            name: pack_codes(codes_KR.T, scale_R1, grid, tuple(W.shape), self.name)
+            name: pack_codes(codes_KR.T, scale_R1, self.grid, tuple(W.shape), self.name)
             for (name, W), codes_KR, scale_R1 in zip(weights.items(), solved, scales)
         }
-
-    @staticmethod
-    def dequantize(qtensor: QTensor) -> Tensor:
-        return unpack_codes(qtensor)
