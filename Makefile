@@ -23,7 +23,7 @@ test: setup
 	.venv/bin/python -m pytest
 
 bench: setup
-	@for each in benchmarks/*.py; do echo "== $$each" && .venv/bin/python "$$each" || exit 1; done
+	@for each in $$(grep -l __main__ benchmarks/*.py); do echo "== $$each" && .venv/bin/python "$$each" || exit 1; done
 
 setup: .venv/.ready
 
