@@ -1,0 +1,162 @@
+"""From texts to a prepared corpus: tokenizer, shards and a manifest, in one folder that appears when it is complete."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from golf.contracts import Corpus, DataError, Sink, emit
+from golf.data import shards
+from golf.data.tokenizer import Tokenizer, train
+from golf.host import write_atomic
+
+MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The texts of a corpus. Both splits are read more than once, so each is a function that begins anew.
+
+    tokenizer: an existing model file, or None to train one of `vocab` pieces on the train split.
+    """
+
+    name: str
+    train: Callable[[], Iterable[str]]
+    val: Callable[[], Iterable[str]]
+    vocab: int
+    tokenizer: Path | None = None
+
+
+def digest_of(value: Any) -> str:
+    """A short name for a JSON value, for folders."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def prepare(folder: Path, source: Callable[[], Source], sink: Sink) -> Corpus:
+    """The corpus in `folder`, prepared from `source()` unless it is there already, complete and unaltered.
+
+    Everything is built in a folder beside it and renamed, so that a killed run leaves no half corpus, and of two runs
+    at once the second uses what the first made. Raises DataError as reading, training and writing do.
+    """
+    found = reopen(folder)
+    if found is not None:
+        return found
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        made = Path(temporary) / "made"
+        _build(made, source(), sink)
+        if folder.exists() and reopen(folder) is None:
+            emit(sink, "data", what="altered corpus replaced", done=1, total=1)
+            shutil.move(folder, Path(temporary) / "altered")
+        try:
+            os.rename(made, folder)
+        except OSError as error:
+            if reopen(folder) is None:
+                raise DataError(
+                    f"corpus cannot be moved to {folder} ({error}); check the cache folder's rights"
+                ) from error
+    return reopen(folder)
+
+
+def reopen(folder: Path) -> Corpus | None:
+    """The corpus a manifest describes, or None when there is none or a file differs from it by size or hash."""
+    try:
+        about = json.loads((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    for name, entry in about["files"].items():
+        path = folder / name
+        if (
+            not path.is_file()
+            or path.stat().st_size != entry["bytes"]
+            or file_sha256(path) != entry["sha256"]
+        ):
+            return None
+    return Corpus(
+        train=shards.find(folder, "train"),
+        val=shards.find(folder, "val"),
+        tokenizer=folder / TOKENIZER,
+        **about["corpus"],
+    )
+
+
+def _build(folder: Path, source: Source, sink: Sink) -> None:
+    folder.mkdir()
+    if source.tokenizer is None:
+        emit(sink, "data", what="tokenizer", done=0, total=1)
+        model = train(source.train(), source.vocab)
+        emit(sink, "data", what="tokenizer", done=1, total=1)
+    else:
+        model = source.tokenizer.read_bytes()
+    write_atomic(folder / TOKENIZER, model)
+    tokenizer = Tokenizer(model)
+    if tokenizer.vocab != source.vocab:
+        raise DataError(
+            f"the tokenizer has {tokenizer.vocab} pieces where data.vocab={source.vocab}; set data.vocab={tokenizer.vocab}"
+            if source.tokenizer
+            else f"the text only fills {tokenizer.vocab} of vocab={source.vocab} pieces; give more text or a smaller vocab"
+        )
+    digest, facts = hashlib.sha256(), {}
+    for index, (split, texts) in enumerate((("train", source.train), ("val", source.val))):
+        emit(sink, "data", what="shards", done=index, total=2)
+        digest.update(split.encode())
+        tally = _Tally(digest)
+        coded = _count(tokenizer.encode_documents(tally.pass_on(texts())), tally)
+        try:
+            shards.write(folder / f"{source.name}_{split}_%06d.bin", coded)
+        except DataError as error:
+            raise DataError(
+                f"the {split} split of corpus {source.name} is empty; give it at least one document"
+            ) from error
+        facts[split] = {"documents": tally.documents, "bytes": tally.bytes, "tokens": tally.tokens}
+    emit(sink, "data", what="shards", done=2, total=2)
+    corpus = {
+        "name": source.name,
+        "sha256": digest.hexdigest(),
+        "tokenizer_sha256": tokenizer.sha256,
+        "tokenizer_counted": source.tokenizer is None,
+        "vocab": tokenizer.vocab,
+        "bos": tokenizer.bos,
+    }
+    files = {
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
+        for path in sorted(folder.iterdir())
+    }
+    manifest = {"corpus": corpus, "splits": facts, "files": files}
+    write_atomic(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
+
+
+class _Tally:
+    """Counts texts on their way to the tokenizer, and hashes them with their borders."""
+
+    def __init__(self, digest: Any) -> None:
+        self._digest = digest
+        self.documents = self.bytes = self.tokens = 0
+
+    def pass_on(self, texts: Iterable[str]) -> Iterator[str]:
+        for text in texts:
+            data = text.encode()
+            self._digest.update(len(data).to_bytes(8, "little") + data)
+            self.documents += 1
+            self.bytes += len(data)
+            yield text
+
+
+def _count(arrays: Iterable[np.ndarray], tally: _Tally) -> Iterator[np.ndarray]:
+    for array in arrays:
+        tally.tokens += len(array)
+        yield array

@@ -1,0 +1,73 @@
+"""Texts of documents from `.jsonl`, `.jsonl.zst` (one `{"text": ...}` a line) and `.txt` (one file, one document)."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from golf.contracts import DataError
+
+SUFFIXES = (".jsonl", ".jsonl.zst", ".txt")
+
+
+def read(path: Path) -> Iterator[str]:
+    """The documents of one file, one at a time, in file order.
+
+    Raises DataError naming file and line for a missing file, an unknown suffix, undecodable bytes, a broken
+    zstd frame, a line that is not JSON, or one without a text.
+    """
+    if not path.name.endswith(SUFFIXES):
+        raise DataError(f"{path} ends in none of {', '.join(SUFFIXES)}; convert it to one of these")
+    if not path.is_file():
+        raise DataError(f"document file {path} does not exist; correct the path")
+    if path.suffix == ".txt":
+        yield _decode(path.read_bytes(), str(path))
+        return
+    for number, line in enumerate(_lines(path), 1):
+        where = f"{path} line {number}"
+        if line.strip():
+            yield _text(_decode(line, where), where)
+
+
+def read_all(paths: Iterable[Path]) -> Iterator[str]:
+    """The documents of several files in turn."""
+    for path in paths:
+        yield from read(path)
+
+
+def _lines(path: Path) -> Iterator[bytes]:
+    with open(path, "rb") as file:
+        if path.suffix != ".zst":
+            yield from file
+            return
+        import zstandard  # only compressed documents need it
+
+        reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
+        try:
+            yield from io.BufferedReader(reader)
+        except zstandard.ZstdError as error:
+            raise DataError(f"{path} is no complete zstd file ({error}); compress it again") from error
+
+
+def _decode(data: bytes, where: str) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where} has byte 0x{data[error.start]:02x} at offset {error.start}, which is not UTF-8; save it as UTF-8"
+        ) from error
+
+
+def _text(line: str, where: str) -> str:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f'{where} is not JSON ({error}); write one {{"text": ...}} object a line') from error
+    text = entry.get("text") if isinstance(entry, dict) else None
+    if not isinstance(text, str):
+        raise DataError(f'{where} has no string under "text"; write one {{"text": ...}} object a line')
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise DataError(f"{where} has half of a surrogate pair, which UTF-8 cannot spell; remove it")
+    return text

@@ -1,0 +1,92 @@
+"""A user's own text: a corpus from document files, and the tokens of any file or folder worth scoring."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from golf.contracts import Corpus, DataError, Sink, SpecError
+from golf.data import corpus, documents, shards
+from golf.data.corpus import Source
+from golf.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents:
+    """Document files (`.jsonl`, `.jsonl.zst`, `.txt`) as a corpus.
+
+    val: files that validate; if there are none, the share `val_share` of the training documents, chosen by their hash.
+    tokenizer: a SentencePiece model file of `vocab` pieces; empty: one is trained on the train split, and counted.
+    """
+
+    train: tuple[str, ...]
+    val: tuple[str, ...] = ()
+    tokenizer: str = ""
+    vocab: int = 1024
+    val_share: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not self.train:
+            raise SpecError("data.train names 0 document files; give at least 1")
+        if not 300 <= self.vocab <= 65536:
+            raise SpecError(f"data.vocab={self.vocab} is out of range; give 300..65536")
+        if not 0 < self.val_share < 0.5:
+            raise SpecError(
+                f"data.val_share={self.val_share} is out of range; give more than 0 and less than 0.5"
+            )
+
+    def open(self, cache: Path, sink: Sink) -> Corpus:
+        """The corpus under `cache`, prepared anew whenever a file's contents change.
+
+        A training document that equals a validation document is left out. Raises DataError for files that are
+        missing or malformed, for an empty split, and for a tokenizer of another size.
+        """
+        files = [Path(name) for name in (*self.train, *self.val, *filter(None, [self.tokenizer]))]
+        for path in files:
+            if not path.is_file():
+                raise DataError(f"{path} does not exist; correct data.train, data.val or data.tokenizer")
+        contents = [corpus.file_sha256(path) for path in files]
+        key = corpus.digest_of([contents, len(self.train), len(self.val), self.vocab, self.val_share])
+        return corpus.prepare(cache / "corpora" / f"documents_{key}", self.source, sink)
+
+    def source(self) -> Source:
+        train, val = self._splits()
+        tokenizer = Path(self.tokenizer) if self.tokenizer else None
+        return Source(name="documents", train=train, val=val, vocab=self.vocab, tokenizer=tokenizer)
+
+    def _splits(self) -> tuple[Callable[[], Iterator[str]], Callable[[], Iterator[str]]]:
+        train, val = [[Path(name) for name in names] for names in (self.train, self.val)]
+        limit = int(self.val_share * (1 << 32))
+        held = {_hash(text) for text in documents.read_all(val)}
+
+        def validates(text: str) -> bool:
+            return _hash(text) in held if val else int.from_bytes(_hash(text)[-4:], "big") < limit
+
+        return (
+            lambda: (text for text in documents.read_all(train) if not validates(text)),
+            lambda: documents.read_all(val) if val else filter(validates, documents.read_all(train)),
+        )
+
+
+def tokens_of(path: Path, tokenizer: Tokenizer) -> shards.Tokens:
+    """What `path` holds, as tokens that stay on disk: a shard, a folder of validation shards, or a document file, whose
+    documents each begin with BOS.
+
+    Documents are spooled through a temporary shard, so memory does not grow with the file. Raises DataError for
+    anything malformed, and when a slice holds an id the tokenizer does not have.
+    """
+    if path.is_dir():
+        return shards.Tokens(shards.find(path, "val"), tokenizer.vocab)
+    if path.suffix == ".bin":
+        return shards.Tokens([path], tokenizer.vocab)
+    with tempfile.TemporaryDirectory(prefix="golf-tokens-") as folder:
+        arrays = tokenizer.encode_documents(documents.read(path))
+        # The files lose their names here and stay readable while they are mapped.
+        return shards.Tokens(shards.write(Path(folder) / "tokens_%06d.bin", arrays), tokenizer.vocab)
+
+
+def _hash(text: str) -> bytes:
+    return hashlib.sha256(text.encode()).digest()
