@@ -214,7 +214,7 @@ def train_tokenizer(documents: Sequence[Path], vocab: int, output: Path) -> None
     from golf.data import tokenizer
     from golf.host import write_atomic
 
-    write_atomic(output, tokenizer.train((text for path in documents for text in texts.read(path)), vocab))
+    write_atomic(output, tokenizer.train(texts.read_all(documents), vocab))
     click.echo(f"{output}: {vocab:,} tokens, {output.stat().st_size:,} bytes")
 
 
@@ -230,9 +230,9 @@ def shard(documents: Sequence[Path], tokenizer: Path, split: str, shard_tokens: 
     from golf.data import shards
     from golf.data.tokenizer import Tokenizer
 
-    speaker = Tokenizer.open(tokenizer)
-    arrays = speaker.encode_documents(text for path in documents for text in texts.read(path))
-    written = shards.write(folder, split, arrays, shard_tokens=shard_tokens)
+    speaker = Tokenizer(tokenizer)
+    arrays = speaker.encode_documents(texts.read_all(documents))
+    written = shards.write(folder / f"golf_{split}_%06d.bin", arrays, shard_tokens=shard_tokens)
     click.echo(f"{folder}: {len(written)} {split} shards")
 
 

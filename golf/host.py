@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from importlib import metadata
 from pathlib import Path
 
 # Read by libgomp when torch loads it. Spinning threads make a step several times slower as soon as anything else
@@ -18,6 +20,7 @@ import torch  # noqa: E402
 import torch.distributed as dist  # noqa: E402
 from torch import Tensor  # noqa: E402
 
+PACKAGES = ("torch", "numpy", "scipy", "sentencepiece", "zstandard", "safetensors")
 # Packing 16 MB with a strong codec takes minutes on one rank while the others wait in a barrier.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 
@@ -38,6 +41,13 @@ class Host:
     def compute_dtype(self) -> torch.dtype:
         """bf16 where the device is fast at it; a CPU is three times slower in bf16 than in fp32."""
         return torch.bfloat16 if self.device.type == "cuda" else torch.float32
+
+    @property
+    def hardware(self) -> str:
+        """What the job runs on, in words."""
+        if self.device.type == "cuda":
+            return f"{self.world}x {torch.cuda.get_device_name(self.device)}"
+        return f"{self.world}x {torch.get_num_threads()} CPU threads, {platform.machine()}"
 
     def barrier(self) -> None:
         if self.world > 1:
@@ -97,9 +107,9 @@ def join() -> Iterator[Host]:
         dist.destroy_process_group()
 
 
-def is_main_process() -> bool:
-    """Whether this process is rank 0, without joining a group."""
-    return os.environ.get("RANK", "0") == "0"
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a run's numbers."""
+    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
 
 
 def cache_folder() -> Path:

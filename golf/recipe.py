@@ -75,18 +75,31 @@ def load(record: Path) -> Recipe:
 
 
 def assign(recipe: Any, assignments: typing.Iterable[str]) -> Any:
-    """A recipe (or any frozen dataclass) with `path=value` texts applied in turn. Raises SpecError when one has no equals sign, path or fitting value."""
+    """A recipe (or any frozen dataclass) with `path=value` texts applied, all at once: values that only make sense
+    together may come in any order, and a later text for the same path wins.
+
+    Raises SpecError when one has no equals sign, an unknown path or a value that does not fit.
+    """
+    tree: dict[str, Any] = {}
     for text in assignments:
         path, equals, value = text.partition("=")
         if not equals:
             raise SpecError(f"--set {text!r} has no '='; write path=value, such as train.seconds=60")
-        recipe = override(recipe, path.strip(), value.strip())
-    return recipe
+        *owners, last = (name.strip() for name in path.split("."))
+        place = tree
+        for name in owners:
+            place = place.setdefault(name, {})
+            if isinstance(place, str):
+                raise SpecError(f"--set {path.strip()}: {name!r} is set as a whole by another --set; drop one")
+        if isinstance(place.get(last), dict):
+            raise SpecError(f"--set {path.strip()}: another --set names a field of it; drop one")
+        place[last] = value.strip()
+    return _assign(recipe, tree, "")
 
 
 def override(value: Any, path: str, text: str) -> Any:
     """`Recipe.override` for any frozen dataclass."""
-    return _override(value, path.split("."), text, path)
+    return assign(value, [f"{path}={text}"])
 
 
 def to_json(value: Any) -> Any:
@@ -100,26 +113,37 @@ def to_json(value: Any) -> Any:
     return value
 
 
-def _override(owner: Any, path: list[str], text: str, whole: str) -> Any:
-    name, rest = path[0], path[1:]
+def _assign(owner: Any, tree: dict[str, Any], where: str) -> Any:
+    """`owner` with every leaf of `tree` parsed and set; each dataclass is made anew, and so checked, once."""
+    changed = {}
+    for name, below in tree.items():
+        path = f"{where}.{name}" if where else name
+        hint = _hint(owner, name, path)
+        if isinstance(below, str):
+            changed[name] = parse(below, hint, f"{type(owner).__name__}.{name}")
+        elif isinstance(owner, tuple):
+            changed[name] = _assign(owner[int(name)], below, path)
+        else:
+            changed[name] = _assign(getattr(owner, name), below, path)
+    if isinstance(owner, tuple):
+        return tuple(changed.get(str(place), item) for place, item in enumerate(owner))
+    return replace(owner, **changed)
+
+
+def _hint(owner: Any, name: str, path: str) -> Any:
+    """The type of the field `name` of a specification, or of an item of a tuple. Raises SpecError for none such."""
     if isinstance(owner, tuple):
         if not name.isdigit() or int(name) >= len(owner):
-            raise SpecError(f"--set {whole}: {name!r} is no index of a tuple of {len(owner)}")
-        item = _override(owner[int(name)], rest, text, whole) if rest else None
-        if item is None:
-            raise SpecError(f"--set {whole}: name a field of item {name}, such as {whole}.<field>=value")
-        return (*owner[: int(name)], item, *owner[int(name) + 1 :])
+            raise SpecError(f"--set {path}: {name!r} is no index of a tuple of {len(owner)}")
+        return type(owner[int(name)])
     if not is_dataclass(owner):
-        raise SpecError(f"--set {whole}: {type(owner).__name__} value {owner!r} has no field {name!r}")
+        raise SpecError(f"--set {path}: {type(owner).__name__} value {owner!r} has no field {name!r}")
     names = [field.name for field in fields(owner)]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(names)}"
         raise SpecError(f"{type(owner).__name__} has no field {name!r}; {hint}")
-    if rest:
-        return replace(owner, **{name: _override(getattr(owner, name), rest, text, whole)})
-    value = parse(text, typing.get_type_hints(type(owner))[name], f"{type(owner).__name__}.{name}")
-    return replace(owner, **{name: value})
+    return typing.get_type_hints(type(owner))[name]
 
 
 def parse(text: str, hint: Any, what: str) -> Any:

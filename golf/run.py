@@ -5,11 +5,9 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,7 @@ from golf.data import shards, stream, tokenizer
 from golf.eval import sliding
 from golf.host import Host, write_atomic
 from golf.pack import container
-from golf.quant import apply, fit, hessian
+from golf.quant import apply, fit, hessian, reach
 from golf.recipe import Recipe, to_json
 from golf.train import checkpoint, engine
 
@@ -37,7 +35,6 @@ WEIGHTS, ARTIFACT, TOKENIZER, RESULT, CODE, EVENTS, CHECKPOINT = (
     "events.jsonl",
     "checkpoint.safetensors",
 )
-PACKAGES = ("torch", "numpy", "scipy", "sentencepiece", "zstandard", "safetensors")
 # The reserve is measured before the clock starts, on an idle machine; training leaves it a warmer, busier one.
 RESERVE_MARGIN = 1.5
 
@@ -71,14 +68,14 @@ def run(recipe: Recipe, job: Job) -> RunResult:
     torch.manual_seed(job.seed)
     model = recipe.model.build().to(host.device)
     parameters = sum(p.numel() for p in model.parameters())
-    code_sha256, versions = hashlib.sha256(job.code).hexdigest(), read_versions()
-    emit(sink, "versions", versions=versions, hardware=hardware(host))
+    versions, hardware = hosts.versions(), host.hardware
+    emit(sink, "versions", versions=versions, hardware=hardware)
     emit(sink, "corpus", **corpus_facts(corpus))
     emit(
         sink, "model", parameters=parameters, recipe_digest=recipe.digest, seed=job.seed, track=track.name,
-        code_sha256=code_sha256, recipe=to_json(recipe),
+        code_sha256=hashlib.sha256(job.code).hexdigest(), recipe=to_json(recipe),
     )  # fmt: skip
-    fit.check_reachable(dict(model.state_dict()), model.roles(), recipe.quant, ledger.headroom)
+    reach.check(dict(model.named_parameters()), model.roles(), recipe.quant, ledger.headroom)
 
     reserve = measure_reserve(model, corpus, recipe, job) if recipe.train.seconds is not None else 0.0
     emit(sink, "reserve", seconds=reserve)
@@ -134,7 +131,7 @@ def run(recipe: Recipe, job: Job) -> RunResult:
         bytes_scored=final.bytes, versions=versions, bytes_cap=ledger.cap, bytes_tokenizer=ledger.tokenizer,
         tokenizer_sha256=corpus.tokenizer_sha256, tokenizer_counted=corpus.tokenizer_counted, corpus=corpus.name,
         train_tokens=trained.tokens, stopped=trained.stopped, scale_multiplier=multiplier,
-        artifact_sha256=hashlib.sha256(data).hexdigest(), hardware=hardware(host),
+        artifact_sha256=hashlib.sha256(data).hexdigest(), hardware=hardware,
     )  # fmt: skip
     emit(sink, "ledger", total=ledger.total, headroom=ledger.headroom, **asdict(ledger))
     emit(sink, "result", **asdict(result))
@@ -186,14 +183,13 @@ def calibration(corpus: Corpus, recipe: Recipe, job: Job) -> Iterator[Tensor]:
 
 def measure_reserve(model: Model, corpus: Corpus, recipe: Recipe, job: Job) -> float:
     """Seconds the Hessians will take after the loop: one batch timed after one to warm up, times their number."""
-    batches = list(calibration(corpus, recipe, job))
-    if not batches:
-        return 0.0
+    first = next(calibration(corpus, recipe, job))
     for _ in range(2):
         begin = time.monotonic()
-        hessian.collect(model, batches[:1], host=job.host)
+        hessian.collect(model, [first], host=job.host)
         seconds = time.monotonic() - begin
-    return job.host.largest(seconds * len(batches) * RESERVE_MARGIN)
+    batches = recipe.quant.calibration.batches(job.host.world)
+    return job.host.largest(seconds * batches * RESERVE_MARGIN)
 
 
 def compress(
@@ -204,7 +200,7 @@ def compress(
     def size_of(qtensors: dict) -> int:
         return len(container.dump(qtensors, about, recipe.pack))
 
-    return fit.fit(weights, roles, hessians, recipe.quant, size_of=size_of, cap=cap, sink=sink)
+    return fit.fit(weights, roles, hessians.by_name, recipe.quant, size_of=size_of, cap=cap, sink=sink)
 
 
 def model_metadata(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
@@ -233,14 +229,3 @@ def score(what: str, model: Model, tokens: Any, table: ByteTable, spec: Any, hos
         sink, "final", what=what, loss=total.loss, bpb=total.bpb, tokens=total.tokens, bytes=total.bytes, seconds=seconds
     )
     return total
-
-
-def read_versions() -> dict[str, str]:
-    """Versions of Python and of the packages that decide a run's numbers."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}
-
-
-def hardware(host: Host) -> str:
-    if host.device.type == "cuda":
-        return f"{host.world}x {torch.cuda.get_device_name(host.device)}"
-    return f"{host.world} process(es), {torch.get_num_threads()} CPU thread(s) each, {platform.machine()}"

@@ -8,7 +8,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from golf.pack import container
 from golf.pack.container import PackSpec
 from golf.publish.check import read_result
 from golf.publish.source import Source, open_source
-from golf.quant import apply, fit, hessian
+from golf.quant import fit, hessian, reach, report
 from golf.quant.apply import QuantSpec
 from golf.train import checkpoint
 
@@ -102,7 +102,7 @@ def quantize_weights(
         settings = QuantizeSettings(quant=recipe.quant, pack=recipe.pack)
     settings = recipes.assign(settings, assignments)
     model = source.build()
-    fit.check_reachable(source.weights, model.roles(), settings.quant, cap)
+    reach.check(source.weights, model.roles(), settings.quant, cap)
     with hosts.join() as host, tokenizer_on_disk(source) as speaker:
         model.to(host.device)
         hessians = _calibrate(model, source, settings, calibration, speaker, host)
@@ -111,7 +111,7 @@ def quantize_weights(
         def size_of(qtensors: dict) -> int:
             return len(container.dump(qtensors, source.about, settings.pack))
 
-        fitted = fit.fit(source.weights, roles, hessians, settings.quant, size_of=size_of, cap=cap, sink=sink)
+        fitted = fit.fit(source.weights, roles, hessians.by_name, settings.quant, size_of=size_of, cap=cap, sink=sink)
     blob = container.dump(fitted.qtensors, source.about, settings.pack)
     write_atomic(output, blob)
     write_atomic(output.with_suffix(".tokenizer.model"), source.tokenizer)
@@ -120,7 +120,7 @@ def quantize_weights(
         "bytes_model": len(blob),
         "cap": cap,
         "scale_multiplier": fitted.multiplier,
-        "tensors": apply.report(source.weights, hessians, fitted.qtensors),
+        "tensors": [asdict(row) for row in report.rows(source.weights, fitted.qtensors, hessians.by_name)],
     }
 
 
@@ -128,7 +128,7 @@ def _calibrate(
     model: Any, source: Source, settings: QuantizeSettings, calibration: Path | None, speaker: Path, host: Host
 ) -> Hessians:
     plan = settings.quant
-    if not plan.needs_hessian:
+    if not any(method.needs_hessian for method in (plan.matrix, plan.head, plan.embed)):
         return Hessians({}, 0)
     if calibration is None:
         raise HessianError(
@@ -189,7 +189,7 @@ def corpus_texts(corpus: Corpus) -> tuple[bytes, bytes]:
     """Validation text and the end of the training text, as the tokens spell them."""
     from golf.publish import baselines
 
-    speaker = tokenizer.Tokenizer.open(corpus.tokenizer)
+    speaker = tokenizer.Tokenizer(corpus.tokenizer)
     val = b"".join(_spelled(shards.Tokens(corpus.val, corpus.vocab), speaker, corpus.bos))
     train = shards.Tokens(corpus.train, corpus.vocab)
     # No tokenizer of ours spells more than 32 bytes with one token on average; decode no more than can matter.

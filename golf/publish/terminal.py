@@ -140,3 +140,23 @@ def check_table(name: str, ledger: ByteLedger, verdicts: Sequence[Verdict]) -> T
     parts = f"code {ledger.code:,} + model {ledger.blob:,} + tokenizer {ledger.tokenizer:,}"
     table.add_row("ledger", f"{ledger.headroom:,} left", parts)
     return table
+
+
+def quantize_table(report: dict) -> Table:
+    """Per tensor: what it is, how it was stored, how many bits a weight that takes, how much of its output moved."""
+    table = Table(title=report["artifact"], title_justify="left")
+    table.add_column("tensor")
+    for name in ("role", "method"):
+        table.add_column(name)
+    for name in ("parameters", "mean step", "bits", "error"):
+        table.add_column(name, justify="right")
+    for row in report["tensors"]:
+        step = f"{row['scale']:.3g}" if row["scale"] else ""
+        table.add_row(
+            row["name"], row["role"], row["method"], f"{row['parameters']:,}", step, f"{row['bits']:.2f}",
+            f"{row['error']:.1e}",
+        )  # fmt: skip
+    table.add_section()
+    cap = f"of {report['cap']:,}" if report["cap"] else ""
+    table.add_row("bytes", "", "", f"{report['bytes_model']:,}", cap, "", f"x{report['scale_multiplier']:.3f}")
+    return table
