@@ -40,7 +40,7 @@ def fit(
         afterwards, whereas the family's own switches stay as training left them.
     reserve_seconds: kept free of the budget for whatever reads training data after the loop.
     checkpoint: file to write now and then, and to continue from with `resume` when it is there. `digest` ties
-        it to a recipe. On a CPU with `steps` a resumed run ends in the same bits as one that was never stopped.
+        it to a recipe. On a CPU with `steps` a resumed run ends in the bits of one that was never stopped.
 
     Raises SpecError, BudgetError when not one step fits, CheckpointError, DivergedError.
     """
@@ -127,6 +127,7 @@ class Loop:
                 self.job.host.synchronize()
                 self.clock.expect(time.monotonic() - visit)
         self._check_switches(sets)
+        self.job.enter(frozenset())
         self.restore(*kept)
         emit(
             self._sink, "warmup", seconds=time.monotonic() - begin, backend=backend, why=why, graphs=len(sets)
@@ -154,8 +155,8 @@ class Loop:
         for before, after, old, new in zip(sets, sets[1:], losses, losses[1:]):
             if not self.job.host.largest(float(old != new)):
                 raise SpecError(
-                    f"switching {', '.join(sorted(before ^ after))} leaves the loss at {new:.9g}, so the stage "
-                    "would do nothing; drop the stage, or make the model read the switch when it runs"
+                    f"switching {', '.join(sorted(before ^ after))} leaves the loss at {new:.9g}, so the "
+                    "stage would do nothing; drop the stage, or make the model read the switch when it runs"
                 )
 
     # -------------------------------------------------------------------------------------- timed loop

@@ -82,7 +82,7 @@ class Optimizer:
     """Muon on MATRIX banks, AdamW on the others, for all ranks of a job.
 
     Each rank owns a slice of every matrix bank: its gradients are reduced there, its momentum lives there,
-    and the finished updates are gathered. The flat banks are reduced together and updated alike on every rank.
+    and the finished updates are gathered. The flat banks are reduced together and updated alike on each rank.
     With one rank every collective is the identity. Hyperparameters are plain numbers in eager code: a change
     recompiles nothing.
     """

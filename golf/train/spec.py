@@ -159,7 +159,7 @@ class TrainSpec:
         chunk = self.rows * self.seq_len * world
         if self.batch_tokens < chunk or self.batch_tokens % chunk:
             raise SpecError(
-                f"batch_tokens={self.batch_tokens} does not split into rows={self.rows} x seq_len={self.seq_len} "
-                f"x {world} ranks; nearest that does: {max(1, round(self.batch_tokens / chunk)) * chunk}"
+                f"batch_tokens={self.batch_tokens} does not split into rows={self.rows} x seq_len={self.seq_len}"
+                f" x {world} ranks; nearest that does: {max(1, round(self.batch_tokens / chunk)) * chunk}"
             )
         return self.batch_tokens // chunk
