@@ -2,39 +2,47 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from golf.arch.unet import BigramHash, UNetSpec, ValueEmbedding
-from golf.contracts import SpecError
+from golf.contracts import CheckpointError, SpecError
 
-# What the original's settings are when a config does not name them.
-PUBLISHED: dict[str, Any] = {
-    "vocab_size": 1024,
-    "num_layers": 11,
-    "model_dim": 512,
-    "num_heads": 8,
-    "num_kv_heads": 4,
-    "mlp_mult": 3.0,
-    "tie_embeddings": True,
-    "logit_softcap": 30.0,
-    "rope_base": 10000.0,
-    "rope_dims": 16,
-    "bigram_vocab_size": 3072,
-    "bigram_dim": 112,
-    "xsa_last_n": 11,
-    "ln_scale": True,
-    "ve_enabled": True,
-    "ve_dim": 128,
-    "ve_layers": "9,10",
-    "dtg": False,
-    "qk_gain_init": 1.5,
-    "tied_embed_init_std": 0.005,
-    "mtp_num_heads": 0,
-    "mtp_loss_weight": 0.2,
+# The original's settings that are fields of the spec under another name.
+RENAMED = {
+    "vocab_size": "vocab",
+    "num_layers": "layers",
+    "model_dim": "dim",
+    "num_heads": "heads",
+    "num_kv_heads": "kv_heads",
+    "mlp_mult": "mlp_mult",
+    "tie_embeddings": "tied",
+    "logit_softcap": "softcap",
+    "rope_base": "rope_base",
+    "rope_dims": "rope_dims",
+    "xsa_last_n": "xsa_last",
+    "ln_scale": "ln_scale",
+    "dtg": "dtg",
+    "qk_gain_init": "qk_gain",
+    "tied_embed_init_std": "embed_std",
 }
+
+
+def published() -> dict[str, Any]:
+    """Every setting of the original with its published value."""
+    spec = UNetSpec()
+    return {name: getattr(spec, field) for name, field in RENAMED.items()} | {
+        "bigram_vocab_size": spec.bigram.rows,
+        "bigram_dim": spec.bigram.dim,
+        "ve_enabled": True,
+        "ve_dim": spec.values.dim,
+        "ve_layers": ",".join(map(str, spec.value_layers)),
+        "mtp_num_heads": 0,
+        "mtp_loss_weight": 0.2,
+    }
 
 
 def from_config(config: Mapping[str, Any]) -> UNetSpec:
@@ -42,43 +50,46 @@ def from_config(config: Mapping[str, Any]) -> UNetSpec:
 
     config: the original's names; what is left out has its published value. Raises SpecError.
     """
-    known = dict(PUBLISHED)
+    known = published()
     for name, value in config.items():
         if name not in known:
-            raise SpecError(f"pr1361 has no setting {name!r}; it has {', '.join(known)}")
-        kinds = (int, float) if isinstance(known[name], float) else (type(known[name]),)
-        if type(value) not in kinds:
-            raise SpecError(f"{name}={value!r} must be of type {kinds[-1].__name__}")
-        known[name] = value
-    layers = tuple(int(part) for part in known["ve_layers"].split(",") if part.strip())
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+            raise SpecError(f"pr1361 has no setting {name!r}; {hint}")
+        kind = type(known[name])
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise SpecError(f"{name}={value!r} must be {kind.__name__}")
+        known[name] = kind(value)
+    rows, layers = known["bigram_vocab_size"], _layers(known["ve_layers"])
     return UNetSpec(
-        vocab=known["vocab_size"],
-        layers=known["num_layers"],
-        dim=known["model_dim"],
-        heads=known["num_heads"],
-        kv_heads=known["num_kv_heads"],
-        mlp_mult=float(known["mlp_mult"]),
-        tied=known["tie_embeddings"],
-        softcap=float(known["logit_softcap"]),
-        bigram=BigramHash(rows=known["bigram_vocab_size"], dim=known["bigram_dim"])
-        if known["bigram_vocab_size"]
-        else None,
+        **{field: known[name] for name, field in RENAMED.items()},
+        bigram=BigramHash(rows=rows, dim=known["bigram_dim"]) if rows else None,
         values=ValueEmbedding(dim=known["ve_dim"], layers=layers) if known["ve_enabled"] and layers else None,
-        xsa_last=known["xsa_last_n"],
-        ln_scale=known["ln_scale"],
-        dtg=known["dtg"],
-        qk_gain=float(known["qk_gain_init"]),
-        embed_std=float(known["tied_embed_init_std"]),
-        rope_base=float(known["rope_base"]),
-        rope_dims=known["rope_dims"],
-        rope_length=1024,
+        rope_length=1024,  # a constant of the original's code, whatever it trained at
         bos=None,
         documents=False,
     )
 
 
+def _layers(text: str) -> tuple[int, ...]:
+    """Block numbers from text such as "9,10"."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() for part in parts):
+        raise SpecError(f"ve_layers={text!r} must be block numbers with commas between, such as '9,10'")
+    return tuple(map(int, parts))
+
+
 def from_state(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors the model takes: without the heads for later tokens, which only training reads."""
-    heads = config.get("mtp_num_heads", 0)
-    extra = {f"mtp_heads.{head}.weight" for head in range(heads)}
+    """The tensors the model takes: without the heads for later tokens, which only training reads.
+
+    Raises CheckpointError when such a head has not the head's shape.
+    """
+    known = published() | dict(config)
+    shape = [known["vocab_size"], known["model_dim"]]
+    extra = {f"mtp_heads.{head}.weight" for head in range(known["mtp_num_heads"])}
+    for name in sorted(extra & set(state)):
+        if list(state[name].shape) != shape:
+            raise CheckpointError(
+                f"{name} is {list(state[name].shape)}, not {shape}; see vocab_size, model_dim"
+            )
     return {name: tensor for name, tensor in state.items() if name not in extra}

@@ -77,13 +77,14 @@ def score(
     """Nats, count and bytes of t_1..t_N under a model with `forward(ids_BT) -> logits_BTV`.
 
     tokens: t_0..t_N; anything one-dimensional with a length and slices that become arrays.
-    report: called on each rank with positions of targets and their nats (float32), in the order they are scored.
+    report: called on each rank with positions of targets and their nats (float32), as they are scored.
 
-    Windows are fed at one length whatever the stream's: short ones are padded on the right, which no causal model
-    sees, so that nothing compiled is compiled twice, and because a model may change with the length it is
-    given (the U-Net stretches its rotary base). Where `forward` takes `tail`, only scored positions reach the head.
-    Ranks share the spans and add up in float64; all return the same Score.
-    Raises DataError for fewer than two tokens or one outside the table, DivergedError when the sum is not finite.
+    Windows are fed at one length whatever the stream's. Short ones are padded on the right, which no causal
+    model sees: so nothing is compiled twice, and a model that changes with the length of its input (the U-Net
+    stretches its rotary base) computes the same in every window. Where `forward` takes `tail`, only scored
+    positions reach the head. Ranks share the spans and add up in float64; all return the same Score.
+    Raises DataError for fewer than two tokens or one outside the table, DivergedError for a sum that is not
+    finite.
     """
     host = host or Host()
     positions = len(tokens) - 1
@@ -126,7 +127,7 @@ def score(
 
 @contextmanager
 def _scoring(model: nn.Module, host: Host) -> Iterator[None]:
-    """Evaluation mode without gradients, in the host's type for matrices; the model's mode is put back after."""
+    """Evaluation mode, no gradients, the host's type for matrices; the model's own mode is put back."""
     was_training, low = model.training, host.compute_dtype != torch.float32
     model.eval()
     try:
@@ -151,9 +152,10 @@ def _find(tokens: Sequence[int], token: int) -> Iterator[int]:
 
 
 def _batches(share: list[Span], window: int, stride: int, rows: int) -> Iterator[tuple[list[Span], int]]:
-    """Spans in batches with the number of last positions they score among: windows that begin a text, then others.
+    """Spans in batches, each with a bound on the last positions it scores.
 
-    The two differ in shape; within each, every batch will be padded to that of the first.
+    First come windows that begin a text, then the others. The two differ in shape; within each, the last
+    batch is filled up with empty spans to the size of the first.
     """
     for begins, tail in ((True, window), (False, stride)):
         group = [span for span in share if (span.start == span.begin) == begins]

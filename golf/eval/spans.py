@@ -22,8 +22,8 @@ class Span(NamedTuple):
 def spans(total: int, window: int, stride: int) -> Iterator[Span]:
     """Windows over positions 0..total, each position scored exactly once.
 
-    The first window scores all it sees. Each later one scores `stride` new positions, with the `window - stride`
-    before them as context; the last one ends where the stream does and so has at least that much.
+    Windows begin at 0, stride, 2 stride and so on. The first scores all it sees, each later one the positions
+    after its first `window - stride`, which are context; the last one is cut where the stream ends.
     Raises SpecError for a stride that is not in 1..window.
     """
     if not 0 < stride <= window:
@@ -34,7 +34,7 @@ def spans(total: int, window: int, stride: int) -> Iterator[Span]:
     yield Span(0, 0, end)
     while end < total:
         start, end = end, min(end + stride, total)
-        yield Span(end - window, start, end)
+        yield Span(start + stride - window, start, end)
 
 
 def isolated(starts: Iterable[int], total: int, window: int, stride: int) -> Iterator[Span]:

@@ -1,0 +1,206 @@
+"""The sliding-window score against one forward pass per target."""
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import nn
+
+from golf.contracts import ByteTable, DataError, DivergedError, SpecError
+from golf.eval.sliding import SlidingWindow, options, score
+from golf.host import Host
+
+VOCAB, BOS = 30, 1
+TABLE = ByteTable(np.arange(VOCAB) % 5, np.arange(VOCAB) % 3 == 0, np.arange(VOCAB) < 3)
+
+
+class Mixer(nn.Module):
+    """A causal model that forgets nothing: every logit depends on every token so far and its place."""
+
+    def __init__(self, takes_tail=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Parameter(torch.randn(VOCAB, 8))
+        self.head = nn.Parameter(torch.randn(8, VOCAB))
+        self.shapes = set()
+        if not takes_tail:
+            self.forward = self.whole
+
+    def whole(self, ids):
+        place = torch.arange(1, ids.shape[1] + 1)[:, None]
+        state = torch.cumsum(self.table[ids] * (1 + 0.1 * torch.cos(place)), 1) / place**0.5
+        return state @ self.head
+
+    def forward(self, ids, tail=None):
+        self.shapes.add((*ids.shape, tail))
+        logits = self.whole(ids)
+        return logits if tail is None else logits[:, -tail:]
+
+
+def stream(length, seed=0):
+    """Tokens t_0..t_length with a document beginning here and there."""
+    rng = np.random.default_rng(seed)
+    tokens = rng.integers(0, VOCAB, length + 1)
+    tokens[rng.random(length + 1) < 0.06] = BOS
+    tokens[0] = BOS
+    return tokens.astype(np.uint16)
+
+
+@torch.no_grad()
+def one_by_one(model, tokens, window, stride, edges=(0,)):
+    """(nats, bytes), a forward pass for each target over just the tokens its window lets it see."""
+    nats, length = 0.0, 0
+    for place in range(len(tokens) - 1):
+        document = max(edge for edge in edges if edge <= place)
+        behind = place - document
+        begin = 0 if behind < window else ((behind - window) // stride + 1) * stride
+        seen = torch.from_numpy(tokens[document + begin : place + 1].astype(np.int64))
+        prev, next = int(tokens[place]), int(tokens[place + 1])
+        nats -= torch.log_softmax(model(seen[None])[0, -1].double(), 0)[next].item()
+        length += int(TABLE.bytes_V[next]) + bool(TABLE.opens_V[next] and not TABLE.boundary_V[prev])
+    return nats, length
+
+
+@pytest.mark.parametrize("length", [1, 5, 15, 16, 17, 20, 90, 91])
+@pytest.mark.parametrize("stride", [1, 5, 16])
+@pytest.mark.parametrize("takes_tail", [True, False])
+def test_equals_one_pass_per_target(length, stride, takes_tail):
+    model, tokens = Mixer(takes_tail), stream(length)
+    got = score(model, tokens, TABLE, window=16, stride=stride, batch_tokens=50)
+    nats, length_bytes = one_by_one(model, tokens, 16, stride)
+    assert got.nats == pytest.approx(nats, rel=1e-6)
+    assert (got.tokens, got.bytes) == (length, length_bytes)
+
+
+@pytest.mark.parametrize("length", [3, 40, 200])
+def test_isolated_documents(length):
+    """Each document is read alone; its last position predicts the next one's first token."""
+    model, tokens = Mixer(), stream(length, seed=3)
+    got = score(model, tokens, TABLE, window=16, stride=4, batch_tokens=64, documents="isolated", bos=BOS)
+    edges = np.flatnonzero(tokens == BOS).tolist()
+    nats, length_bytes = one_by_one(model, tokens, 16, 4, edges)
+    assert got.nats == pytest.approx(nats, rel=1e-6)
+    assert (got.tokens, got.bytes) == (length, length_bytes)
+
+
+def test_batches_change_nothing():
+    tokens = stream(333)
+    scores = [
+        score(Mixer(), tokens, TABLE, window=32, stride=8, batch_tokens=size) for size in (1, 64, 100, 10**6)
+    ]
+    for other in scores[1:]:
+        assert other.nats == pytest.approx(scores[0].nats, rel=1e-9)
+        assert (other.tokens, other.bytes) == (scores[0].tokens, scores[0].bytes)
+
+
+def test_two_shapes_in_all():
+    """One for the first window, one for all others, the ragged end included."""
+    model = Mixer()
+    score(model, stream(333), TABLE, window=32, stride=8, batch_tokens=96)
+    assert model.shapes == {(1, 32, 32), (3, 32, 8)}
+
+
+def test_the_real_model_computes_its_tail_alone():
+    """A U-Net with documents and all repairs, where `tail` takes another path through the last block."""
+    from golf.arch.unet import UNetSpec
+
+    torch.manual_seed(1)
+    model = UNetSpec(vocab=VOCAB, bos=BOS, rope_length=16).tiny().build()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    tokens = stream(100)
+    got = score(model, tokens, TABLE, window=16, stride=4)
+    assert got.nats == pytest.approx(one_by_one(model, tokens, 16, 4)[0], rel=1e-6)
+
+
+def _rank(rank, file, out):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=2)
+    seen = []
+    total = score(
+        Mixer(), stream(333), TABLE, window=32, stride=8, batch_tokens=96, host=Host(rank, 2),
+        report=lambda places, nats: seen.extend(places.tolist()),
+    )  # fmt: skip
+    torch.distributed.destroy_process_group()
+    out.put((rank, total, seen))
+
+
+def test_two_ranks_share_the_work(tmp_path):
+    context = mp.get_context("spawn")
+    out = context.SimpleQueue()
+    workers = [context.Process(target=_rank, args=(rank, tmp_path / "meet", out)) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    results = sorted((out.get() for _ in workers), key=lambda result: result[0])
+    for worker in workers:
+        worker.join()
+    alone = score(Mixer(), stream(333), TABLE, window=32, stride=8, batch_tokens=96)
+    for _, total, _ in results:
+        assert total.nats == pytest.approx(alone.nats, rel=1e-12)
+        assert (total.tokens, total.bytes) == (alone.tokens, alone.bytes)
+    (_, _, first), (_, _, second) = results
+    assert sorted(first + second) == list(range(1, 334)) and min(len(first), len(second)) > 100
+
+
+def test_more_ranks_than_windows(monkeypatch):
+    """A rank without work scores nothing and still joins the sums."""
+    monkeypatch.setattr(Host, "sum", lambda self, tensor: tensor)
+    with pytest.raises(AssertionError, match="0 targets scored instead of 5"):
+        score(Mixer(), stream(5), TABLE, window=16, stride=4, host=Host(3, 8))
+
+
+def test_report_tells_every_target_once():
+    model, tokens, told = Mixer(), stream(100), {}
+
+    def report(places, nats):
+        assert not told.keys() & set(places.tolist())
+        told.update(zip(places.tolist(), nats.tolist()))
+
+    total = score(model, tokens, TABLE, window=16, stride=4, report=report)
+    assert sorted(told) == list(range(1, 101))
+    assert sum(told.values()) == pytest.approx(total.nats, rel=1e-6)
+    first = -torch.log_softmax(model(torch.tensor([[BOS]]))[0, 0], 0)[int(tokens[1])]
+    assert told[1] == pytest.approx(first.item(), rel=1e-5)
+
+
+def test_the_model_is_left_as_it_was():
+    model = Mixer().train()
+    score(model, stream(40), TABLE, window=16, stride=4)
+    assert model.training and model.table.requires_grad
+    model.eval()
+    score(model, stream(40), TABLE, window=16, stride=4)
+    assert not model.training
+
+
+def test_progress_is_told():
+    events = []
+    score(Mixer(), stream(100), TABLE, window=16, stride=4, batch_tokens=80, sink=events.append)
+    told = [(event.values["done"], event.values["total"]) for event in events]
+    assert {event.kind for event in events} == {"score"}
+    assert told[0] == (0, 22) and told[-1] == (22, 22) and told == sorted(told)
+
+
+def test_streams_too_short_or_foreign():
+    with pytest.raises(DataError, match="at least 2 tokens, the stream has 1"):
+        score(Mixer(), stream(0), TABLE, window=16, stride=4)
+    tokens = stream(20)
+    tokens[13] = VOCAB
+    with pytest.raises(DataError, match=f"token id {VOCAB} .* outside 0..{VOCAB - 1}"):
+        score(Mixer(), tokens, TABLE, window=16, stride=4)
+
+
+def test_a_loss_that_is_no_number():
+    model = Mixer()
+    nn.init.constant_(model.head, float("nan"))
+    with pytest.raises(DivergedError, match="nan"):
+        score(model, stream(20), TABLE, window=16, stride=4)
+
+
+def test_the_spec_feeds_the_function():
+    spec = SlidingWindow(window=16, stride=4, batch_tokens=64, documents="isolated", bos=BOS)
+    got = score(Mixer(), stream(90), TABLE, **options(spec))
+    assert got == score(
+        Mixer(), stream(90), TABLE, window=16, stride=4, batch_tokens=64, documents="isolated", bos=BOS
+    )
+    for wrong in ({"stride": 5000}, {"batch_tokens": 0}, {"documents": "apart"}):
+        with pytest.raises(SpecError, match=next(iter(wrong))):
+            SlidingWindow(**wrong)
