@@ -1,8 +1,8 @@
 """A corpus that is on every machine: the documentation inside numpy, scipy and torch, as English text.
 
-A document is one docstring, or one documentation text handed to a function such as `add_docstr`. The source files are
-parsed, never executed. Validation documents are chosen by their hash; a training document that shares a passage of
-32 words with any of them is dropped.
+A document is one docstring, or one documentation text handed to a function such as `add_docstr`. The source
+files are parsed, never executed. Validation documents are chosen by their hash; a training document that
+shares a passage of 32 words with any of them is dropped.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ UNWANTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2581\ufeff]")
 
 @dataclass(frozen=True, kw_only=True)
 class BuiltIn:
-    """The built-in corpus. `vocab`: pieces of the tokenizer trained on it.  `val_share`: share of the documents that
-    validate, of which a few fall to the rule that no two share a passage."""
+    """The built-in corpus. `vocab`: pieces of the tokenizer trained on it.  `val_share`: share of the
+    documents that validate, of which a few fall to the rule that no two share a passage.
+    """
 
     vocab: int = 1024
     val_share: float = 0.05
@@ -52,7 +53,9 @@ class BuiltIn:
             )
 
     def open(self, cache: Path, sink: Sink) -> Corpus:
-        """The corpus under `cache`, prepared on first use. Raises DataError when a package's sources are missing."""
+        """The corpus under `cache`, prepared on first use. Raises DataError when a package's sources are
+        missing.
+        """
         versions = {package: metadata.version(package) for package in (*PACKAGES, "sentencepiece")}
         key = corpus.digest_of({"versions": versions, "spec": asdict(self), "text": TEXT_VERSION})
         return corpus.prepare(cache / "corpora" / f"builtin_{key}", partial(self.source, sink), sink)
@@ -93,8 +96,9 @@ def read_folder(folder: Path) -> Iterator[str]:
 
 
 def strings(source: bytes, path: Path) -> Iterator[str]:
-    """The documentation texts of one Python file: docstrings, long strings handed to a function or assigned to a name
-    with "doc" in it. Only statements are visited, which is most of the speed."""
+    """The documentation texts of one Python file: docstrings, long strings handed to a function or assigned
+    to a name with "doc" in it. Only statements are visited, which is most of the speed.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # invalid escapes in other people's strings
@@ -127,7 +131,8 @@ def _constants(node: ast.AST) -> Iterator[str]:
 def normalize(text: str) -> str:
     """Without common indentation, unwanted characters, trailing spaces and runs of blank lines.
 
-    Written out rather than taken from `inspect`, whose treatment of docstrings changes between Python versions.
+    Written out rather than taken from `inspect`, whose treatment of docstrings changes between Python
+    versions.
     """
     text = UNWANTED.sub("", text.replace("\r\n", "\n").replace("\r", "\n").expandtabs())
     first, *rest = text.split("\n")
@@ -137,8 +142,9 @@ def normalize(text: str) -> str:
 
 
 def split(texts: list[str], val_share: float) -> tuple[list[str], list[str]]:
-    """(train, val): documents whose hash falls in the share validate; then no passage of SHINGLE_WORDS words stands in
-    two validation documents or on both sides. Order is kept."""
+    """(train, val): documents whose hash falls in the share validate; then no passage of SHINGLE_WORDS words
+    stands in two validation documents or on both sides. Order is kept.
+    """
     limit = int(val_share * (1 << 32))
     chosen = [int.from_bytes(_hash(text)[-4:], "big") < limit for text in texts]
     hashes = shingles(texts)
@@ -156,7 +162,9 @@ def split(texts: list[str], val_share: float) -> tuple[list[str], list[str]]:
 
 
 def shingles(texts: list[str]) -> list[np.ndarray]:
-    """For each text the hashes of all its runs of SHINGLE_WORDS words, uint64. Equal runs have equal hashes."""
+    """For each text the hashes of all its runs of SHINGLE_WORDS words, uint64. Equal runs have equal
+    hashes.
+    """
     numbers: dict[str, int] = {}
     coded = [np.array([numbers.setdefault(word, len(numbers)) for word in text.split()]) for text in texts]
     draw = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""From texts to a prepared corpus: tokenizer, shards and a manifest, in one folder that appears when it is complete."""
+"""From texts to a corpus on disk: tokenizer, shards and manifest, in a folder that appears when complete."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,9 @@ def file_sha256(path: Path) -> str:
 def prepare(folder: Path, source: Callable[[], Source], sink: Sink) -> Corpus:
     """The corpus in `folder`, prepared from `source()` unless it is there already, complete and unaltered.
 
-    Everything is built in a folder beside it and renamed, so that a killed run leaves no half corpus, and of two runs
-    at once the second uses what the first made. Raises DataError as reading, training and writing do.
+    Everything is built in a folder beside it and renamed, so that a killed run leaves no half corpus, and of
+    two runs at once the second uses what the first made. Raises DataError as reading, training and writing
+    do.
     """
     found = reopen(folder)
     if found is not None:
@@ -73,25 +74,15 @@ def prepare(folder: Path, source: Callable[[], Source], sink: Sink) -> Corpus:
 
 
 def reopen(folder: Path) -> Corpus | None:
-    """The corpus a manifest describes, or None when there is none or a file differs from it by size or hash."""
+    """The corpus that a manifest describes, or None when it is missing or any file is not as it says."""
     try:
         about = json.loads((folder / MANIFEST).read_bytes())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    for name, entry in about["files"].items():
-        path = folder / name
-        if (
-            not path.is_file()
-            or path.stat().st_size != entry["bytes"]
-            or file_sha256(path) != entry["sha256"]
-        ):
+        if any(file_sha256(folder / name) != entry["sha256"] for name, entry in about["files"].items()):
             return None
-    return Corpus(
-        train=shards.find(folder, "train"),
-        val=shards.find(folder, "val"),
-        tokenizer=folder / TOKENIZER,
-        **about["corpus"],
-    )
+        found = {"train": shards.find(folder, "train"), "val": shards.find(folder, "val")}
+        return Corpus(tokenizer=folder / TOKENIZER, **found, **about["corpus"])
+    except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
+        return None
 
 
 def _build(folder: Path, source: Source, sink: Sink) -> None:
@@ -106,9 +97,8 @@ def _build(folder: Path, source: Source, sink: Sink) -> None:
     tokenizer = Tokenizer(model)
     if tokenizer.vocab != source.vocab:
         raise DataError(
-            f"the tokenizer has {tokenizer.vocab} pieces where data.vocab={source.vocab}; set data.vocab={tokenizer.vocab}"
-            if source.tokenizer
-            else f"the text only fills {tokenizer.vocab} of vocab={source.vocab} pieces; give more text or a smaller vocab"
+            f"{source.tokenizer} has {tokenizer.vocab} pieces where data.vocab={source.vocab}; set "
+            f"data.vocab={tokenizer.vocab}"
         )
     digest, facts = hashlib.sha256(), {}
     for index, (split, texts) in enumerate((("train", source.train), ("val", source.val))):

@@ -1,4 +1,4 @@
-"""Texts of documents from `.jsonl`, `.jsonl.zst` (one `{"text": ...}` a line) and `.txt` (one file, one document)."""
+"""Texts of documents: `.jsonl` and `.jsonl.zst` (a `{"text": ...}` a line), `.txt` (one document a file)."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def _decode(data: bytes, where: str) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{where} has byte 0x{data[error.start]:02x} at offset {error.start}, which is not UTF-8; save it as UTF-8"
+            f"{where} has byte 0x{data[error.start]:02x} at offset {error.start}, which is not UTF-8; "
+            "save it as UTF-8"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""Published FineWeb exports from the Hugging Face hub into one folder: resumable, every file checked by its hash."""
+"""Published FineWeb exports from the Hugging Face hub: resumable, every file checked by its hash."""
 
 from __future__ import annotations
 
@@ -84,19 +84,27 @@ class HuggingFace:
         except self._failures as error:
             reason = str(error).partition("\n")[0]
             raise DataError(
-                f"{repo} cannot be read from the hub ({reason}); check the name, the connection and HF_HUB_OFFLINE, "
-                "or copy the published files to where they are wanted"
+                f"{repo} cannot be read from the hub ({reason}); check the name, the connection and "
+                "HF_HUB_OFFLINE, or copy the published files to where they are wanted"
             ) from error
 
 
 def fetch(
-    repo: str, folder: Path, *, tokenizer: str = "sp1024", train_shards: int = 80, sink: Sink, hub: Hub | None = None
-) -> tuple[Path, ...]:  # fmt: skip
-    """The tokenizer, all validation shards and the first `train_shards` training shards of an export, in `folder`.
+    repo: str,
+    folder: Path,
+    *,
+    tokenizer: str = "sp1024",
+    train_shards: int = 80,
+    sink: Sink,
+    hub: Hub | None = None,
+) -> tuple[Path, ...]:
+    """The tokenizer, all validation shards and the first `train_shards` training shards of an export, in
+    `folder`.
 
-    A file that is there with the right hash is not fetched again. Each new one is compared with the hub's size and
-    hash and read as what it should be before it gets its name, then noted in the manifest `fetched.json`.
-    Raises DataError when the hub cannot be reached, lacks the export, or sends other bytes than it promised.
+    A file that is there with the right hash is not fetched again. Each new one is compared with the hub's
+    size and hash and read as what it should be before it gets its name, then noted in the manifest
+    `fetched.json`. Raises DataError when the hub cannot be reached, lacks the export, or sends other bytes
+    than it promised.
     """
     hub = hub or HuggingFace()
     wanted = select(list(hub.files(repo)), tokenizer, train_shards, repo)
@@ -118,8 +126,9 @@ def fetch(
 def select(files: Sequence[Remote], tokenizer: str, train_shards: int, repo: str) -> list[Remote]:
     """The files of an export: tokenizer, validation shards, the first `train_shards` training shards.
 
-    Shards are looked for in folders whose name ends in the tokenizer's; of several, the one with the most training
-    shards. Byte sidecars do not match. Raises DataError when any of it is missing, or too many shards are asked for.
+    Shards are looked for in folders whose name ends in the tokenizer's; of several, the one with the most
+    training shards. Byte sidecars do not match. Raises DataError when any of it is missing, or too many
+    shards are asked for.
     """
     folders: dict[str, dict[str, list[Remote]]] = {}
     for remote in sorted(files, key=lambda remote: remote.path):
@@ -129,7 +138,7 @@ def select(files: Sequence[Remote], tokenizer: str, train_shards: int, repo: str
     models = [remote for remote in files if remote.name == name]
     complete = [home for home, found in folders.items() if found["train"] and found["val"]]
     if not complete or not models:
-        missing = f"file {name}" if complete else f"folder *_{tokenizer} with training and validation shards"
+        missing = f"file {name}" if complete else f"folder *_{tokenizer} with shards of both splits"
         raise DataError(f"{repo} has no {missing}; choose another --tokenizer or --repo")
     home = max(complete, key=lambda home: len(folders[home]["train"]))
     train, val = folders[home]["train"], folders[home]["val"]
@@ -138,7 +147,8 @@ def select(files: Sequence[Remote], tokenizer: str, train_shards: int, repo: str
             f"train_shards={train_shards} is out of range: {repo} has {len(train)} for {tokenizer}; "
             f"give 1..{len(train)}"
         )
-    model = max(models, key=lambda remote: len(os.path.commonprefix([remote.path, home])))
+    # Exports made at different times lie under different roots, each with tokenizers of its own.
+    model = max(models, key=lambda remote: remote.path.partition("/")[0] == home.partition("/")[0])
     return [model, *val, *train[:train_shards]]
 
 

@@ -13,7 +13,8 @@ from golf.contracts import Corpus, DataError, Sink, SpecError, emit
 from golf.data import corpus, shards
 from golf.data.tokenizer import Tokenizer
 
-# Read from each training shard for the corpus digest: the published 16 GB would take half a minute at every start.
+# Read from each training shard for the corpus digest: the published 16 GB would take half a minute at every
+# start.
 SAMPLED_BLOCKS, BLOCK_TOKENS = 8, 4096
 
 
@@ -21,7 +22,8 @@ SAMPLED_BLOCKS, BLOCK_TOKENS = 8, 4096
 class FineWeb:
     """Published shards `fineweb_{train,val}_%06d.bin` and their tokenizer `fineweb_<pieces>_bpe.model`.
 
-    tokenizer: "sp" and its number of pieces.  folder: where the shards lie; empty: `fineweb/<tokenizer>` in the cache.
+    tokenizer: "sp" and its number of pieces.  folder: where the shards lie; empty: `fineweb/<tokenizer>` in
+    the cache.
     train_shards: the first so many are used; there must be at least one.
     """
 
@@ -38,10 +40,12 @@ class FineWeb:
             raise SpecError(f"data.train_shards={self.train_shards} is out of range; give at least 1")
 
     def open(self, cache: Path, sink: Sink) -> Corpus:
-        """The corpus as it lies there. All validation ids and sampled training ids are compared with the tokenizer.
+        """The corpus as it lies there. All validation ids and sampled training ids are compared with the
+        tokenizer.
 
-        `sha256` covers the validation shards in full, and of each training shard the size and evenly spaced blocks.
-        Raises DataError when files are missing or malformed, or shards and tokenizer do not belong together.
+        `sha256` covers the validation shards in full, and of each training shard the size and evenly spaced
+        blocks. Raises DataError when files are missing or malformed, or shards and tokenizer do not belong
+        together.
         """
         folder = Path(self.folder) if self.folder else cache / "fineweb" / self.tokenizer
         model = self.find_tokenizer(folder)
@@ -56,9 +60,16 @@ class FineWeb:
         for path in train:
             digest.update(_sample_sha256(path, tokenizer.vocab))
         return Corpus(
-            name=f"fineweb_{self.tokenizer}", sha256=digest.hexdigest(), train=train, val=val, tokenizer=model,
-            tokenizer_sha256=tokenizer.sha256, tokenizer_counted=False, vocab=tokenizer.vocab, bos=tokenizer.bos,
-        )  # fmt: skip
+            name=f"fineweb_{self.tokenizer}",
+            sha256=digest.hexdigest(),
+            train=train,
+            val=val,
+            tokenizer=model,
+            tokenizer_sha256=tokenizer.sha256,
+            tokenizer_counted=False,
+            vocab=tokenizer.vocab,
+            bos=tokenizer.bos,
+        )
 
     def find_tokenizer(self, folder: Path) -> Path:
         """Beside the shards, or in the published layout (`datasets/<shards>/`, `tokenizers/`)."""
@@ -67,14 +78,17 @@ class FineWeb:
         for path in places:
             if path.is_file():
                 return path
+        missing = f"no {name} beside {folder}" if folder.is_dir() else f"no folder {folder}"
         raise DataError(
-            f"{'the tokenizer ' + name + ' is not in' if folder.is_dir() else 'there is no folder'} {folder}; run "
-            f"`golf data fetch --tokenizer {self.tokenizer}` or set data.folder to where the published files lie"
+            f"there is {missing}; run `golf data fetch --tokenizer {self.tokenizer}` or set data.folder to "
+            "where the published files lie"
         )
 
 
 def _sample_sha256(path: Path, vocab: int) -> bytes:
-    """Hash of a shard's size and of blocks spread evenly over it. Raises DataError for an id beyond the vocabulary."""
+    """Hash of a shard's size and of blocks spread evenly over it. Raises DataError for an id beyond the
+    vocabulary.
+    """
     tokens = shards.read(path)
     digest = hashlib.sha256(len(tokens).to_bytes(8, "little"))
     for begin in np.linspace(0, max(len(tokens) - BLOCK_TOKENS, 0), SAMPLED_BLOCKS).astype(int):

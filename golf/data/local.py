@@ -18,8 +18,10 @@ from golf.data.tokenizer import Tokenizer
 class Documents:
     """Document files (`.jsonl`, `.jsonl.zst`, `.txt`) as a corpus.
 
-    val: files that validate; if there are none, the share `val_share` of the training documents, chosen by their hash.
-    tokenizer: a SentencePiece model file of `vocab` pieces; empty: one is trained on the train split, and counted.
+    val: files that validate; if there are none, the share `val_share` of the training documents, chosen by
+    their hash.
+    tokenizer: a SentencePiece model file of `vocab` pieces; empty: one is trained on the train split, and
+    counted.
     """
 
     train: tuple[str, ...]
@@ -72,11 +74,11 @@ class Documents:
 
 
 def tokens_of(path: Path, tokenizer: Tokenizer) -> shards.Tokens:
-    """What `path` holds, as tokens that stay on disk: a shard, a folder of validation shards, or a document file, whose
-    documents each begin with BOS.
+    """What `path` holds, as tokens that stay on disk: a shard, a folder of validation shards, or a document
+    file, whose documents each begin with BOS.
 
-    Documents are spooled through a temporary shard, so memory does not grow with the file. Raises DataError for
-    anything malformed, and when a slice holds an id the tokenizer does not have.
+    Documents are spooled through a temporary shard, so memory does not grow with the file. Raises DataError
+    for anything malformed, and when a slice holds an id the tokenizer does not have.
     """
     if path.is_dir():
         return shards.Tokens(shards.find(path, "val"), tokenizer.vocab)

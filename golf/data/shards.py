@@ -1,4 +1,6 @@
-"""Challenge shards: a header of 256 little-endian int32 (magic, version, count, zeros), then `count` uint16 tokens."""
+"""Challenge shards: a header of 256 little-endian int32 (magic, version, count, zeros), then `count` uint16
+tokens.
+"""
 
 from __future__ import annotations
 
@@ -63,13 +65,14 @@ def check_ids(tokens: np.ndarray, vocab: int, path: Path) -> None:
         if piece.max() >= vocab:
             at = int(np.argmax(piece >= vocab))
             raise DataError(
-                f"shard {path} holds token id {piece[at]} at position {begin + at}, beyond the vocabulary of {vocab}; "
-                "use the tokenizer the shard was made with"
+                f"shard {path} holds token id {piece[at]} at position {begin + at}, beyond the vocabulary of "
+                f"{vocab}; use the tokenizer the shard was made with"
             )
 
 
 def find(folder: Path, split: str) -> tuple[Path, ...]:
-    """The shards of a split in file-name order. Byte sidecars (`*_val_bytes_*`) share the layout and are left out.
+    """The shards of a split in file-name order. Byte sidecars (`*_val_bytes_*`) share the layout and are left
+    out.
 
     Raises DataError when there is none.
     """
@@ -84,8 +87,8 @@ def find(folder: Path, split: str) -> tuple[Path, ...]:
 class Tokens:
     """The tokens of several shards in a row, as one read-only sequence that stays on disk.
 
-    `len`, slices with step 1 (uint16 arrays, copied only where they cross a border) and single positions (int).
-    With `vocab`, each slice handed out is checked against it, so that nothing is read twice.
+    `len`, slices with step 1 (uint16 arrays, copied only where they cross a border) and single positions
+    (int). With `vocab`, each slice handed out is checked against it, so that nothing is read twice.
     """
 
     def __init__(self, paths: Sequence[Path], vocab: int | None = None) -> None:
@@ -135,7 +138,7 @@ def write(pattern: Path, arrays: Iterable[np.ndarray], shard_tokens: int = SHARD
                 )
             while len(array):
                 if writer is None:
-                    path = Path(str(pattern) % len(paths))
+                    path = pattern.parent / (pattern.name % len(paths))
                     writer = stack.enter_context(_Writer(path))
                     paths.append(path)
                 room = shard_tokens - writer.count
@@ -154,7 +157,9 @@ def write(pattern: Path, arrays: Iterable[np.ndarray], shard_tokens: int = SHARD
 
 
 class _Writer:
-    """One shard under a temporary name; it gets its own name with `finish`, and is removed if that never comes."""
+    """One shard under a temporary name; it gets its own name with `finish`, and is removed if that never
+    comes.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)

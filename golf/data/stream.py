@@ -1,8 +1,8 @@
 """A rank's endless, shuffled, resumable reading of shards.
 
-Every epoch cuts each shard into windows behind a fresh random phase and visits all windows of all shards once, in an
-order that is a keyed permutation evaluated where it is needed. So a position is two numbers, whatever the corpus and
-however many ranks read it: resuming is exact and costs nothing.
+Every epoch cuts each shard into windows behind a fresh random phase and visits all windows of all shards
+once, in an order that is a keyed permutation evaluated where it is needed. So a position is two numbers,
+whatever the corpus and however many ranks read it: resuming is exact and costs nothing.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ class Position(NamedTuple):
 
 
 def permute(index_N: np.ndarray, size: int, keys: np.ndarray) -> np.ndarray:
-    """The images of `index_N` (int64, each below `size`) under the permutation of 0..size-1 that `keys` names.
+    """The images of `index_N` (int64, each below `size`) under the permutation of 0..size-1 that `keys`
+    names.
 
-    A Feistel network over the next even power of two; what falls outside of `size` is sent through again until it
-    falls inside, which keeps it a permutation (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002).
+    A Feistel network over the next even power of two; what falls outside of `size` is sent through again
+    until it falls inside, which keeps it a permutation (Black and Rogaway, "Ciphers with arbitrary finite
+    domains", 2002).
     """
     half = np.uint64((max(size - 1, 1).bit_length() + 1) // 2)
     mask = np.uint64((1 << int(half)) - 1)
@@ -65,7 +67,9 @@ class Windows:
     """All windows of `seq_len` inputs and the targets one further on, over several shards."""
 
     def __init__(self, paths: Sequence[Path], seq_len: int, seed: int, vocab: int | None = None) -> None:
-        """Raises DataError as `shards.read` does, or when no shard holds `seq_len` + 1 tokens behind any phase."""
+        """Raises DataError as `shards.read` does, or when no shard holds `seq_len` + 1 tokens behind any
+        phase.
+        """
         self.paths, self.seq_len, self.seed, self.vocab = tuple(paths), seq_len, seed, vocab
         self.shards = [shard_files.read(path) for path in self.paths]
         longest = max(map(len, self.shards), default=0)
@@ -97,7 +101,9 @@ class Windows:
         return Position(epoch, index)
 
     def read(self, at: Position, rows: int) -> np.ndarray:
-        """The `rows` windows from a position on, uint16 [rows, seq_len + 1]; an epoch's end is stepped over."""
+        """The `rows` windows from a position on, uint16 [rows, seq_len + 1]; an epoch's end is stepped
+        over.
+        """
         block = np.empty((rows, self.seq_len + 1), np.uint16)
         row = 0
         while row < rows:
@@ -116,8 +122,10 @@ class Windows:
 
 
 class TokenStream:
-    """Batches of `rows` windows for one rank; `world` ranks together read what one rank with `world` times the rows
-    would read, in the same order. A thread reads ahead; `state` counts only what `next` has handed out."""
+    """Batches of `rows` windows for one rank; `world` ranks together read what one rank with `world` times
+    the rows would read, in the same order. A thread reads ahead; `state` counts only what `next` has handed
+    out.
+    """
 
     def __init__(
         self, paths: Sequence[Path], *, seq_len: int, rows: int, seed: int, rank: int = 0, world: int = 1,
@@ -183,7 +191,8 @@ def sample(
     paths: Sequence[Path], *, count: int, rows: int, seq_len: int, seed: int, rank: int = 0, world: int = 1,
     vocab: int | None = None,
 ) -> Iterator[Tensor]:  # fmt: skip
-    """This rank's share of `count` random windows (all there are, if fewer), int64 [at most rows, seq_len] a batch.
+    """This rank's share of `count` random windows (all there are, if fewer), int64 [at most rows, seq_len] a
+    batch.
 
     The ranks' shares together are the same windows for every world size.
     """

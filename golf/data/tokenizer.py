@@ -16,14 +16,15 @@ from golf.contracts import ByteTable, DataError
 PAD, BOS, EOS, UNK = 0, 1, 2, 3
 # SentencePiece writes this character for a space, so the text's own must be spelled in bytes.
 MARKER = "\u2581"
-# Recorded in the model file: the same number everywhere, so that the same text gives the same bytes everywhere.
+# Recorded in the model file: the same number everywhere, so that the same text gives the same bytes
+# everywhere.
 TRAIN_THREADS = 2
 BATCH_CHARS = 4_000_000
 
 
 def train(texts: Iterable[str], vocab: int) -> bytes:
-    """A BPE model file whose decode(encode(text)) is the text for any text: no normalization, no added or removed
-    spaces, byte pieces for rare characters. Deterministic. Runs of spaces may become one piece.
+    """A BPE model file whose decode(encode(text)) is the text for any text: no normalization, no added or
+    removed spaces, byte pieces for rare characters. Deterministic. Runs of spaces may become one piece.
 
     Raises DataError when there is no text or it cannot fill the vocabulary.
     """
@@ -68,7 +69,8 @@ class Tokenizer:
             raise DataError(
                 "the tokenizer has no BOS piece, which opens every document; train one with a bos_id"
             )
-        # Exact models can spell the marker character by its three byte pieces; stock ones fold characters anyway.
+        # Exact models can spell the marker character by its three byte pieces; stock ones fold characters
+        # anyway.
         probe = " a  b\n\t"
         self.lossless = self._processor.decode(self._processor.encode(probe)) == probe
         self._spelled = [self._processor.piece_to_id(f"<0x{byte:02X}>") for byte in MARKER.encode()]
@@ -88,7 +90,8 @@ class Tokenizer:
         return self._processor.decode([int(token) for token in ids])
 
     def _encode_batch(self, texts: list[str]) -> Iterator[np.ndarray]:
-        # Without a dummy prefix the pieces of a text split at a marker are those of the text: nothing merges across.
+        # Without a dummy prefix the pieces of a text split at a marker are those of the text: nothing merges
+        # across.
         parts = [text.split(MARKER) if self.lossless else [text] for text in texts]
         coded = iter(self._processor.encode(list(itertools.chain.from_iterable(parts)), num_threads=-1))
         for part in parts:
@@ -102,18 +105,18 @@ class Tokenizer:
 def byte_table(source: Path | bytes) -> ByteTable:
     """Bytes that each token of a model file spells.
 
-    Control, unknown and unused pieces spell 0 and bound the text; a byte piece spells 1; any other the UTF-8 length of
-    its text without one leading marker (markers further in are spaces: one byte each).
-    Raises DataError when spaces are markers but the marker is no piece of its own: byte pieces would then spell a space
-    as three bytes, and bits per byte would come out a fifth too low.
+    Control, unknown and unused pieces spell 0 and bound the text; a byte piece spells 1; any other the UTF-8
+    length of its text without one leading marker (markers further in are spaces: one byte each). Raises
+    DataError when spaces are markers but the marker is no piece of its own: byte pieces would then spell a
+    space as three bytes, and bits per byte would come out a fifth too low.
     """
     processor, _ = _load(source)
     tokens = range(processor.vocab_size())
     pieces = [processor.id_to_piece(token) for token in tokens]
     if MARKER not in pieces and any(piece.startswith(MARKER) for piece in pieces):
         raise DataError(
-            f"the tokenizer has pieces that open with {MARKER!r} but none that is {MARKER!r} alone, so bytes cannot be "
-            "counted; train it with byte_fallback and full coverage of spaces"
+            f"the tokenizer has pieces that open with {MARKER!r} but none that is {MARKER!r} alone, so bytes "
+            "cannot be counted; train it with the space among its characters"
         )
     boundary_V = np.array(
         [processor.is_control(t) or processor.is_unknown(t) or processor.is_unused(t) for t in tokens]
@@ -145,7 +148,8 @@ def _load(source: Path | bytes) -> tuple[sentencepiece.SentencePieceProcessor, s
         ) from error
     if not 0 < processor.vocab_size() <= 1 << 16:
         raise DataError(
-            f"tokenizer {name} has {processor.vocab_size()} pieces, shards hold at most 65536; use a smaller one"
+            f"tokenizer {name} has {processor.vocab_size()} pieces, shards hold at most 65536; "
+            "use a smaller one"
         )
     return processor, hashlib.sha256(data).hexdigest()
 
