@@ -41,7 +41,7 @@ def train(texts: Iterable[str], vocab: int) -> bytes:
             allow_whitespace_only_pieces=True,
             split_digits=True,
             byte_fallback=True,
-            character_coverage=0.9999,
+            character_coverage=0.999,
             max_sentence_length=1 << 30,
             pad_id=PAD,
             bos_id=BOS,
