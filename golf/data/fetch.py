@@ -159,8 +159,8 @@ def _get(hub: Hub, repo: str, remote: Remote, folder: Path) -> str:
     if size != remote.bytes or (remote.sha256 and sha256 != remote.sha256):
         path.unlink()
         raise DataError(
-            f"{remote.path} of {repo} arrived with {size:,} bytes and SHA-256 {sha256[:16]}..., promised were "
-            f"{remote.bytes:,} and {remote.sha256[:16] or 'none'}...; run the command again"
+            f"{remote.path} of {repo} arrived with {size:,} bytes and SHA-256 {sha256[:16]}..., promised "
+            f"were {remote.bytes:,} and {remote.sha256[:16] or 'any'}...; run the command again"
         )
     if path.suffix == ".bin":
         shards.read(path)

@@ -54,7 +54,7 @@ class FineWeb:
         digest = hashlib.sha256()
         for done, path in enumerate(val):
             emit(sink, "data", what="validation shards", done=done, total=len(val))
-            shards.read(path, tokenizer.vocab)
+            tokenizer.check_spelled(shards.read(path, tokenizer.vocab), path)
             digest.update(corpus.file_sha256(path).encode())
         emit(sink, "data", what="validation shards", done=len(val), total=len(val))
         for path in train:

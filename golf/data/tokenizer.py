@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,19 +20,26 @@ MARKER = "\u2581"
 # Recorded in the model file: the same number everywhere, so that the same text gives the same bytes
 # everywhere.
 TRAIN_THREADS = 2
+# More text hardly changes the pieces, and all of it is held in memory.
+TRAIN_CHARS = 50_000_000
+# The trainer skips a text that holds its own separators, and has no use for a character that is never encoded.
+TRAIN_SPELLING = str.maketrans({MARKER: None, "\t": " ", "\u2585": None})
+# Of a matching text at least 99.8 % of the ids come back, of ids of another tokenizer at most 85 %.
+AGREEMENT, AGREEMENT_TOKENS = 0.9, 4096
 BATCH_CHARS = 4_000_000
 
 
 def train(texts: Iterable[str], vocab: int) -> bytes:
     """A BPE model file whose decode(encode(text)) is the text for any text: no normalization, no added or
-    removed spaces, byte pieces for rare characters. Deterministic. Runs of spaces may become one piece.
+    removed spaces, byte pieces for rare characters. Runs of spaces may become one piece. Deterministic; trained
+    on the first TRAIN_CHARS characters.
 
     Raises DataError when there is no text or it cannot fill the vocabulary.
     """
     model = io.BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=(text.replace(MARKER, "") for text in texts),
+            sentence_iterator=_training_texts(texts),
             model_writer=model,
             model_type="bpe",
             vocab_size=vocab,
@@ -88,6 +96,20 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """The text that tokens spell."""
         return self._processor.decode([int(token) for token in ids])
+
+    def check_spelled(self, ids: np.ndarray, path: Path) -> None:
+        """Raises DataError when the ids that `path` begins with are not those this tokenizer would give its
+        text, so that no score is computed with another tokenizer's bytes.
+        """
+        begin = ids[:AGREEMENT_TOKENS]
+        begin = begin[begin != self.bos]
+        again = self.encode(self.decode(begin))
+        same = (Counter(begin.tolist()) & Counter(again.tolist())).total()
+        if same < AGREEMENT * len(begin):
+            raise DataError(
+                f"of the first {len(begin)} tokens of {path} the tokenizer would give only {same} again, "
+                f"{AGREEMENT:.0%} are needed; use the tokenizer the shard was made with"
+            )
 
     def _encode_batch(self, texts: list[str]) -> Iterator[np.ndarray]:
         # Without a dummy prefix the pieces of a text split at a marker are those of the text: nothing merges
@@ -152,6 +174,15 @@ def _load(source: Path | bytes) -> tuple[sentencepiece.SentencePieceProcessor, s
             "use a smaller one"
         )
     return processor, hashlib.sha256(data).hexdigest()
+
+
+def _training_texts(texts: Iterable[str]) -> Iterator[str]:
+    chars = 0
+    for text in texts:
+        if chars >= TRAIN_CHARS:
+            return
+        chars += len(text)
+        yield text.translate(TRAIN_SPELLING)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
