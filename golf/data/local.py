@@ -78,12 +78,13 @@ def tokens_of(path: Path, tokenizer: Tokenizer) -> shards.Tokens:
     file, whose documents each begin with BOS.
 
     Documents are spooled through a temporary shard, so memory does not grow with the file. Raises DataError
-    for anything malformed, and when a slice holds an id the tokenizer does not have.
+    for anything malformed, and for shards of another tokenizer.
     """
-    if path.is_dir():
-        return shards.Tokens(shards.find(path, "val"), tokenizer.vocab)
-    if path.suffix == ".bin":
-        return shards.Tokens([path], tokenizer.vocab)
+    if path.is_dir() or path.suffix == ".bin":
+        paths = shards.find(path, "val") if path.is_dir() else (path,)
+        for shard in paths:
+            tokenizer.check_spelled(shards.read(shard, tokenizer.vocab), shard)
+        return shards.Tokens(paths)
     with tempfile.TemporaryDirectory(prefix="golf-tokens-") as folder:
         arrays = tokenizer.encode_documents(documents.read(path))
         # The files lose their names here and stay readable while they are mapped.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from golf.contracts import DataError
-from golf.data import shards as shard_files
+from golf.data.shards import Tokens, check_ids
 
 PREFETCH = 4  # batches waiting; reading is far faster than a training step
 # Two rounds already permute; on small domains it takes about six until the order shows no trace of the index.
@@ -66,12 +66,15 @@ def _scatter(value: np.ndarray) -> np.ndarray:
 class Windows:
     """All windows of `seq_len` inputs and the targets one further on, over several shards."""
 
-    def __init__(self, paths: Sequence[Path], seq_len: int, seed: int, vocab: int | None = None) -> None:
-        """Raises DataError as `shards.read` does, or when no shard holds `seq_len` + 1 tokens behind any
-        phase.
+    def __init__(
+        self, source: Sequence[Path] | Tokens, seq_len: int, seed: int, vocab: int | None = None
+    ) -> None:
+        """`source`: shard files, or tokens whose shards are open already. Raises DataError as `shards.read`
+        does, or when no shard holds `seq_len` + 1 tokens behind every phase.
         """
-        self.paths, self.seq_len, self.seed, self.vocab = tuple(paths), seq_len, seed, vocab
-        self.shards = [shard_files.read(path) for path in self.paths]
+        tokens = source if isinstance(source, Tokens) else Tokens(source, vocab)
+        self.paths, self.shards, self.vocab = tokens.paths, tokens.shards, tokens.vocab
+        self.seq_len, self.seed = seq_len, seed
         longest = max(map(len, self.shards), default=0)
         # Behind the largest phase a shard must still hold one window and its last target.
         if longest < 2 * seq_len:
@@ -114,7 +117,7 @@ class Windows:
                 begin = int(phases[shard]) + (number - int(ends[shard])) * self.seq_len
                 window = self.shards[shard][begin : begin + self.seq_len + 1]
                 if self.vocab is not None:
-                    shard_files.check_ids(window, self.vocab, self.paths[shard])
+                    check_ids(window, self.vocab, self.paths[shard])
                 block[row] = window
                 row += 1
             at = self.advance(at, take)
@@ -128,11 +131,11 @@ class TokenStream:
     """
 
     def __init__(
-        self, paths: Sequence[Path], *, seq_len: int, rows: int, seed: int, rank: int = 0, world: int = 1,
-        vocab: int | None = None,
+        self, source: Sequence[Path] | Tokens, *, seq_len: int, rows: int, seed: int, rank: int = 0,
+        world: int = 1, vocab: int | None = None,
     ) -> None:  # fmt: skip
         """Raises DataError when a shard is malformed or the corpus is too small for one sequence."""
-        self._windows = Windows(paths, seq_len, seed, vocab)
+        self._windows = Windows(source, seq_len, seed, vocab)
         self._rows, self._rank, self._world = rows, rank, world
         self._at = Position(0, 0)
         self._thread: threading.Thread | None = None
@@ -188,15 +191,15 @@ class TokenStream:
 
 
 def sample(
-    paths: Sequence[Path], *, count: int, rows: int, seq_len: int, seed: int, rank: int = 0, world: int = 1,
-    vocab: int | None = None,
+    source: Sequence[Path] | Tokens, *, count: int, rows: int, seq_len: int, seed: int, rank: int = 0,
+    world: int = 1, vocab: int | None = None,
 ) -> Iterator[Tensor]:  # fmt: skip
     """This rank's share of `count` random windows (all there are, if fewer), int64 [at most rows, seq_len] a
     batch.
 
     The ranks' shares together are the same windows for every world size.
     """
-    windows = Windows(paths, seq_len, seed, vocab)
+    windows = Windows(source, seq_len, seed, vocab)
     count = min(count, windows.count(SAMPLE_EPOCH))
     begin, end = count * rank // world, count * (rank + 1) // world
     for index in range(begin, end, rows):

@@ -22,7 +22,7 @@ MARKER = "\u2581"
 TRAIN_THREADS = 2
 # More text hardly changes the pieces, and all of it is held in memory.
 TRAIN_CHARS = 50_000_000
-# The trainer skips a text that holds its own separators, and has no use for a character that is never encoded.
+# The trainer skips texts that hold its own separators; the marker stands for a space there.
 TRAIN_SPELLING = str.maketrans({MARKER: None, "\t": " ", "\u2585": None})
 # Of a matching text at least 99.8 % of the ids come back, of ids of another tokenizer at most 85 %.
 AGREEMENT, AGREEMENT_TOKENS = 0.9, 4096
@@ -31,8 +31,8 @@ BATCH_CHARS = 4_000_000
 
 def train(texts: Iterable[str], vocab: int) -> bytes:
     """A BPE model file whose decode(encode(text)) is the text for any text: no normalization, no added or
-    removed spaces, byte pieces for rare characters. Runs of spaces may become one piece. Deterministic; trained
-    on the first TRAIN_CHARS characters.
+    removed spaces, byte pieces for rare characters. Runs of spaces may become one piece. Deterministic;
+    trained on the first TRAIN_CHARS characters.
 
     Raises DataError when there is no text or it cannot fill the vocabulary.
     """
