@@ -158,8 +158,9 @@ class TrainSpec:
         """Forward passes of each rank in one optimizer step. SpecError when the batch does not split."""
         chunk = self.rows * self.seq_len * world
         if self.batch_tokens < chunk or self.batch_tokens % chunk:
+            nearest = max(1, round(self.batch_tokens / chunk)) * chunk
             raise SpecError(
-                f"batch_tokens={self.batch_tokens} does not split into rows={self.rows} x seq_len={self.seq_len}"
-                f" x {world} ranks; nearest that does: {max(1, round(self.batch_tokens / chunk)) * chunk}"
+                f"batch_tokens={self.batch_tokens} does not split into rows={self.rows} x "
+                f"seq_len={self.seq_len} x {world} ranks; nearest that does: {nearest}"
             )
         return self.batch_tokens // chunk
