@@ -75,7 +75,7 @@ def dump(qtensors: Mapping[str, QTensor], header: Mapping[str, Any], spec: PackS
             "streams": [astuple(entry) for entry in entries],
         }
     ).encode()
-    text = min(text, Zstd().compress(text, 3), key=len)
+    text = min(text, Zstd().deep(text), key=len)
     prefix = MAGIC + bytes([VERSION]) + len(text).to_bytes(4, "little")
     body = b"".join([prefix, text, *(encoded[kind] for kind in streams)])
     _check_growth(sum(array.nbytes for arrays in streams.values() for array in arrays), len(body))
@@ -97,9 +97,7 @@ def load(data: bytes) -> tuple[dict[str, Any], dict[str, QTensor]]:
     # The rest of what unpacking a forged header can run into: fields missing, too many, of the wrong type,
     # too deep.
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
-        raise ArtifactError(
-            f"the artifact's header does not make sense ({error}); fetch the file again"
-        ) from error
+        raise ArtifactError(f"the artifact's header does not make sense ({error}); fetch the file again") from error
 
 
 def _json(value: Any) -> str:
@@ -130,13 +128,9 @@ def _check_growth(decoded: int, stored: int) -> None:
 def _split(data: bytes) -> tuple[bytes, memoryview]:
     """Header text and stream bytes of a file whose checksum holds."""
     if data[: len(MAGIC)] != MAGIC or len(data) < PREFIX + DIGEST:
-        raise ArtifactError(
-            f"{len(data):,} bytes that begin {data[:4]!r} are no artifact; one begins {MAGIC!r}"
-        )
+        raise ArtifactError(f"{len(data):,} bytes that begin {data[:4]!r} are no artifact; one begins {MAGIC!r}")
     if data[len(MAGIC)] != VERSION:
-        raise ArtifactError(
-            f"the artifact has format {data[len(MAGIC)]}, this golf reads {VERSION}; use a newer golf"
-        )
+        raise ArtifactError(f"the artifact has format {data[len(MAGIC)]}, this golf reads {VERSION}; use a newer golf")
     body = memoryview(data)[:-DIGEST]
     if _digest(body) != data[-DIGEST:]:
         raise ArtifactError(
@@ -149,9 +143,7 @@ def _split(data: bytes) -> tuple[bytes, memoryview]:
     if text.startswith(ZSTD_FRAME):
         size = frame_size(text)
         if size > HEADER_LIMIT:
-            raise ArtifactError(
-                f"a header of {size:,} bytes is over the {HEADER_LIMIT:,} allowed; fetch it again"
-            )
+            raise ArtifactError(f"a header of {size:,} bytes is over the {HEADER_LIMIT:,} allowed; fetch it again")
         text = inflate(text, size)
     return text, body[end:]
 

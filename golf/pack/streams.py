@@ -81,16 +81,12 @@ class Entry:
 
     def __post_init__(self) -> None:
         if self.type not in TYPES:
-            raise ArtifactError(
-                f"a stream of type {self.type!r} is none of {', '.join(TYPES)}; fetch the file again"
-            )
+            raise ArtifactError(f"a stream of type {self.type!r} is none of {', '.join(TYPES)}; fetch the file again")
         for number in (self.alphabet, self.width, self.bytes):
             count(number)
         largest = 256**self.dtype.itemsize if self.dtype.kind == "i" else 0
         if not min(largest, 1) <= self.alphabet <= largest:
-            raise ArtifactError(
-                f"alphabet {self.alphabet} does not suit type {self.type}; fetch the file again"
-            )
+            raise ArtifactError(f"alphabet {self.alphabet} does not suit type {self.type}; fetch the file again")
 
     @property
     def dtype(self) -> np.dtype:

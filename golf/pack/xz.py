@@ -34,7 +34,5 @@ class Xz:
         except lzma.LZMAError as error:
             raise ArtifactError(f"an xz stream does not decode ({error}); fetch the file again") from error
         if len(found) != size or not reader.eof or reader.unused_data:
-            raise ArtifactError(
-                f"an xz stream holds {len(found):,} bytes, not {size:,}; fetch the file again"
-            )
+            raise ArtifactError(f"an xz stream holds {len(found):,} bytes, not {size:,}; fetch the file again")
         return np.frombuffer(found, dtype=dtype)

@@ -45,9 +45,7 @@ METHODS = {
 def method(name: str) -> type[Method]:
     """The class behind a name from a file, imported on first use. Raises ArtifactError for an unknown one."""
     if name not in METHODS:
-        raise ArtifactError(
-            f"method {name!r} is none of {', '.join(METHODS)}; read the file with a newer golf"
-        )
+        raise ArtifactError(f"method {name!r} is none of {', '.join(METHODS)}; read the file with a newer golf")
     module, _, attribute = METHODS[name].partition(":")
     return getattr(importlib.import_module(module), attribute)
 
@@ -62,9 +60,7 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if self.sequences < 1 or self.rows < 1:
-            raise SpecError(
-                f"calibration needs sequences={self.sequences} and rows={self.rows} of at least 1"
-            )
+            raise SpecError(f"calibration needs sequences={self.sequences} and rows={self.rows} of at least 1")
 
     def batches(self, world: int) -> int:
         """Batches of `rows` that each of `world` ranks reads; together at least `sequences`."""
@@ -114,15 +110,11 @@ def quantize(
     """
     if weights.keys() != roles.keys():
         odd = sorted(weights.keys() ^ roles.keys())
-        raise SpecError(
-            f"{len(odd)} names are not both weights and roles ({odd[0]} first); give each weight one role"
-        )
+        raise SpecError(f"{len(odd)} names are not both weights and roles ({odd[0]} first); give each weight one role")
     groups: dict[Method, dict[str, Tensor]] = {}
     for name, W in weights.items():
         if W.numel() and not W.detach().abs().max() <= FP16.max:
-            raise DivergedError(
-                f"{name} holds a weight that is not finite or above {FP16.max:,.0f}; retrain it"
-            )
+            raise DivergedError(f"{name} holds a weight that is not finite or above {FP16.max:,.0f}; retrain it")
         groups.setdefault(spec.method(roles[name], W.numel()), {})[name] = W.detach().float()
     found = {}
     for chosen, members in groups.items():

@@ -71,9 +71,7 @@ def fit(
     _check_kept(weights, roles, spec, size_of, cap)
     now = attempt(0.0)
     fitting = now if now.bytes <= cap else None
-    codes = sum(
-        array.size for q in now.qtensors.values() for part, array in q.parts.items() if part in q.alphabets
-    )
+    codes = sum(array.size for q in now.qtensors.values() for part, array in q.parts.items() if part in q.alphabets)
     finest, coarsest = _sensible(weights, now.qtensors)
     # Doubling a step saves at most one bit a code, so the coarsest steps leave at least this.
     _check_least(now.bytes - coarsest * codes / 8, cap)
@@ -99,7 +97,8 @@ def _guess(points: list[tuple[float, int]], cap: int, codes: int) -> float:
         share = (math.log(large) - math.log(AIM * cap)) / (math.log(large) - math.log(small))
         # Never closer than a tenth to either end: the bracket shrinks even where the line misleads.
         return left + (right - left) * min(max(share, 0.1), 0.9)
-    (octaves, size), slope = points[-1], -codes / 8
+    # A bit a code for each octave, less what finer codes gain by a smoother histogram.
+    (octaves, size), slope = points[-1], -0.95 * codes / 8
     if len(points) > 1:
         before, larger = points[-2]
         # At coarse steps bytes fall slower than a bit a code, though never at less than a tenth of it here.

@@ -88,9 +88,7 @@ def factor(name: str, H_KK: Tensor, damp: float, act_order: bool) -> Factor:
     return Factor(order_K, dead_K, torch.linalg.solve_triangular(L_KK.flip(0, 1), unit_KK, upper=True))
 
 
-def solve(
-    weights: list[Tensor], factors: list[Factor], scales: list[Tensor], grid: Grid, block: int
-) -> list[Tensor]:
+def solve(weights: list[Tensor], factors: list[Factor], scales: list[Tensor], grid: Grid, block: int) -> list[Tensor]:
     """Codes [K, R], in float64, of W_RK matrices of one shape with their Hessians and scales [R, 1]."""
     order_MK = torch.stack([each.order_K for each in factors])
     dead_MK1 = torch.stack([each.dead_K for each in factors])[:, :, None]
@@ -137,9 +135,7 @@ class GPTQ(OnGrid):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.damp > 0:
-            raise SpecError(
-                f"damp={self.damp} must be above 0, or a rare input makes H singular; 0.01 is usual"
-            )
+            raise SpecError(f"damp={self.damp} must be above 0, or a rare input makes H singular; 0.01 is usual")
         if self.block < 1:
             raise SpecError(f"block={self.block} columns must be at least 1; 128 is fast")
 
@@ -153,6 +149,11 @@ class GPTQ(OnGrid):
             if name not in hessians:
                 raise HessianError(
                     f"no Hessian for {name}: no token reached it as a matrix; calibrate, or use RoundNearest"
+                )
+            size, width = len(hessians[name]), W.shape[-1]
+            if size != width:
+                raise HessianError(
+                    f"Hessian of {name} is {size} x {size}, its rows have {width}; calibrate the model it is for"
                 )
             alike.setdefault(as_rows(W).shape, []).append(name)
         found = {}

@@ -24,9 +24,7 @@ class Grid:
 
     def __post_init__(self) -> None:
         if not 2 <= self.bits <= 8:
-            raise SpecError(
-                f"bits={self.bits} is outside 2..8, the grids that fit one byte; use Keep for finer"
-            )
+            raise SpecError(f"bits={self.bits} is outside 2..8, the grids that fit one byte; use Keep for finer")
 
     @property
     def limit(self) -> int:
@@ -69,9 +67,7 @@ def straight_through(W: Tensor, rounded: Tensor) -> Tensor:
     return rounded.detach() + (W - W.detach())
 
 
-def pack_codes(
-    codes_RK: Tensor, scale_R1: Tensor, grid: Grid, shape: tuple[int, ...], method: str
-) -> QTensor:
+def pack_codes(codes_RK: Tensor, scale_R1: Tensor, grid: Grid, shape: tuple[int, ...], method: str) -> QTensor:
     """Codes and their stored scales as plain arrays: int8 of `shape`, and float16 of one per row."""
     parts = {
         "codes": codes_RK.to(torch.int8).cpu().numpy().reshape(shape),
@@ -89,8 +85,7 @@ def unpack_codes(qtensor: QTensor) -> Tensor:
     )
     if codes.shape != qtensor.shape or scale.shape != (len(rows),):
         raise ArtifactError(
-            f"codes {codes.shape} and scales {scale.shape} do not make a {qtensor.shape} tensor; "
-            f"fetch the file again"
+            f"codes {codes.shape} and scales {scale.shape} do not make a {qtensor.shape} tensor; fetch the file again"
         )
     return to_weights(rows, wide[:, None]).reshape(qtensor.shape)
 
@@ -99,13 +94,9 @@ def take_parts(qtensor: QTensor, **kinds: type) -> list[np.ndarray]:
     """The named parts in that order. Raises ArtifactError when a part is missing, extra or of another
     kind."""
     parts: Mapping[str, np.ndarray] = qtensor.parts
-    if set(parts) != set(kinds) or not all(
-        np.issubdtype(parts[part].dtype, kind) for part, kind in kinds.items()
-    ):
+    if set(parts) != set(kinds) or not all(np.issubdtype(parts[part].dtype, kind) for part, kind in kinds.items()):
         held = {part: str(array.dtype) for part, array in parts.items()}
-        raise ArtifactError(
-            f"method {qtensor.method!r} stores {sorted(kinds)}, the file holds {held}; fetch it again"
-        )
+        raise ArtifactError(f"method {qtensor.method!r} stores {sorted(kinds)}, the file holds {held}; fetch it again")
     return [parts[part] for part in kinds]
 
 

@@ -29,9 +29,7 @@ class Row:
     error: float
 
 
-def rows(
-    weights: Mapping[str, Tensor], qtensors: Mapping[str, QTensor], hessians: Mapping[str, Tensor]
-) -> list[Row]:
+def rows(weights: Mapping[str, Tensor], qtensors: Mapping[str, QTensor], hessians: Mapping[str, Tensor]) -> list[Row]:
     """One row for every tensor, in order."""
     return [_row(name, weights[name], qtensor, hessians.get(name)) for name, qtensor in qtensors.items()]
 

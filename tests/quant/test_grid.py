@@ -13,9 +13,7 @@ from golf.quant.apply import dequantize
 from golf.quant.grid import Grid, fake_quant, stored, to_codes, to_weights
 from golf.quant.nearest import Keep, RoundNearest
 
-METHODS = [
-    RoundNearest(bits=b, k=k, clip=c) for b, k in ((2, 1.5), (6, 12.85), (8, 20)) for c in ("sd", "search")
-]
+METHODS = [RoundNearest(bits=b, k=k, clip=c) for b, k in ((2, 1.5), (6, 12.85), (8, 20)) for c in ("sd", "search")]
 
 
 @pytest.mark.parametrize("method", [*METHODS, Keep("float16"), Keep("float32")], ids=str)
