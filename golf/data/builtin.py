@@ -48,9 +48,7 @@ class BuiltIn:
         if not 300 <= self.vocab <= 65536:
             raise SpecError(f"data.vocab={self.vocab} is out of range; give 300..65536")
         if not 0 < self.val_share < 0.5:
-            raise SpecError(
-                f"data.val_share={self.val_share} is out of range; give more than 0 and less than 0.5"
-            )
+            raise SpecError(f"data.val_share={self.val_share} is out of range; give more than 0 and less than 0.5")
 
     def open(self, cache: Path, sink: Sink) -> Corpus:
         """The corpus under `cache`, prepared on first use. Raises DataError when a package's sources are
@@ -104,9 +102,7 @@ def strings(source: bytes, path: Path) -> Iterator[str]:
             warnings.simplefilter("ignore")  # invalid escapes in other people's strings
             pending: list[ast.AST] = [ast.parse(source)]
     except SyntaxError as error:
-        raise DataError(
-            f"{path} is no Python this interpreter reads ({error}); reinstall the package"
-        ) from error
+        raise DataError(f"{path} is no Python this interpreter reads ({error}); reinstall the package") from error
     while pending:
         node = pending.pop()
         match node:
@@ -114,9 +110,7 @@ def strings(source: bytes, path: Path) -> Iterator[str]:
                 yield text
             case ast.Expr(value=ast.Call() as call) if "doc" in ast.unparse(call.func).lower():
                 yield from _constants(call)
-            case ast.Assign(value=value) if any(
-                "doc" in ast.unparse(target).lower() for target in node.targets
-            ):
+            case ast.Assign(value=value) if any("doc" in ast.unparse(target).lower() for target in node.targets):
                 yield from _constants(value)
         for name in ("body", "orelse", "finalbody", "handlers"):
             pending += getattr(node, name, ())

@@ -123,8 +123,7 @@ def _build(folder: Path, source: Source, sink: Sink) -> None:
         "bos": tokenizer.bos,
     }
     files = {
-        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
-        for path in sorted(folder.iterdir())
+        path.name: {"bytes": path.stat().st_size, "sha256": file_sha256(path)} for path in sorted(folder.iterdir())
     }
     manifest = {"corpus": corpus, "splits": facts, "files": files}
     write_atomic(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())

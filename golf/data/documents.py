@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from golf.contracts import DataError
 
 SUFFIXES = (".jsonl", ".jsonl.zst", ".txt")
+READ_BYTES = 1 << 17
 
 
 def read(path: Path) -> Iterator[str]:
@@ -42,13 +43,29 @@ def _lines(path: Path) -> Iterator[bytes]:
         if path.suffix != ".zst":
             yield from file
             return
-        import zstandard  # only compressed documents need it
+        rest = b""
+        for piece in _decompressed(file, path):
+            *lines, rest = (rest + piece).split(b"\n")
+            yield from lines
+        yield rest
 
-        reader = zstandard.ZstdDecompressor().stream_reader(file, read_across_frames=True)
-        try:
-            yield from io.BufferedReader(reader)
-        except zstandard.ZstdError as error:
-            raise DataError(f"{path} is no complete zstd file ({error}); compress it again") from error
+
+def _decompressed(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """The contents of all zstd frames of a file. The library's own reader takes a cut file for a whole."""
+    import zstandard  # only compressed documents need it
+
+    frame = None
+    try:
+        while data := file.read(READ_BYTES):
+            while data:
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                yield frame.decompress(data)
+                data = frame.unused_data if frame.eof else b""
+                frame = None if frame.eof else frame
+    except zstandard.ZstdError as error:
+        raise DataError(f"{path} is no zstd file ({error}); compress it again") from error
+    if frame is not None:
+        raise DataError(f"{path} ends within a zstd frame; it was cut off, fetch or compress it again")
 
 
 def _decode(data: bytes, where: str) -> str:
@@ -56,8 +73,7 @@ def _decode(data: bytes, where: str) -> str:
         return data.decode()
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{where} has byte 0x{data[error.start]:02x} at offset {error.start}, which is not UTF-8; "
-            "save it as UTF-8"
+            f"{where} has byte 0x{data[error.start]:02x} at offset {error.start}, which is not UTF-8; save it as UTF-8"
         ) from error
 
 

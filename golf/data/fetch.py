@@ -176,6 +176,4 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
-        raise DataError(
-            f"manifest {path} is not JSON ({error}); delete it and run the command again"
-        ) from error
+        raise DataError(f"manifest {path} is not JSON ({error}); delete it and run the command again") from error

@@ -33,9 +33,7 @@ class FineWeb:
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"sp[1-9]\d*", self.tokenizer):
-            raise SpecError(
-                f"data.tokenizer={self.tokenizer!r} is no published one; write sp1024, sp4096 or sp8192"
-            )
+            raise SpecError(f"data.tokenizer={self.tokenizer!r} is no published one; write sp1024, sp4096 or sp8192")
         if self.train_shards < 1:
             raise SpecError(f"data.train_shards={self.train_shards} is out of range; give at least 1")
 

@@ -36,9 +36,7 @@ class Documents:
         if not 300 <= self.vocab <= 65536:
             raise SpecError(f"data.vocab={self.vocab} is out of range; give 300..65536")
         if not 0 < self.val_share < 0.5:
-            raise SpecError(
-                f"data.val_share={self.val_share} is out of range; give more than 0 and less than 0.5"
-            )
+            raise SpecError(f"data.val_share={self.val_share} is out of range; give more than 0 and less than 0.5")
 
     def open(self, cache: Path, sink: Sink) -> Corpus:
         """The corpus under `cache`, prepared anew whenever a file's contents change.

@@ -31,9 +31,7 @@ def read(path: Path, vocab: int | None = None) -> np.ndarray:
         raise DataError(f"shard {path} does not exist; fetch it with `golf data fetch` or correct the path")
     size = path.stat().st_size
     if size < HEADER_BYTES:
-        raise DataError(
-            f"shard {path} has {size} bytes, less than its {HEADER_BYTES}-byte header; fetch it again"
-        )
+        raise DataError(f"shard {path} has {size} bytes, less than its {HEADER_BYTES}-byte header; fetch it again")
     magic, version, count = (int(value) for value in np.fromfile(path, dtype="<i4", count=3))
     if magic != MAGIC:
         raise DataError(
@@ -44,9 +42,7 @@ def read(path: Path, vocab: int | None = None) -> np.ndarray:
             f"shard {path} has version {version}, this golf reads {VERSION}; export it again in that version"
         )
     if count < 1:
-        raise DataError(
-            f"shard {path} declares {count} tokens, at least 1 is needed; leave it out of the folder"
-        )
+        raise DataError(f"shard {path} declares {count} tokens, at least 1 is needed; leave it out of the folder")
     if size != HEADER_BYTES + 2 * count:
         raise DataError(
             f"shard {path} has {size:,} bytes, but its {count:,} tokens need {HEADER_BYTES + 2 * count:,}; "
@@ -117,9 +113,7 @@ class Tokens:
             if self.vocab is not None and len(piece):
                 check_ids(piece, self.vocab, self.paths[index])
             pieces.append(piece)
-        return (
-            np.asarray(pieces[0]) if len(pieces) == 1 else np.concatenate([np.empty(0, np.uint16), *pieces])
-        )
+        return np.asarray(pieces[0]) if len(pieces) == 1 else np.concatenate([np.empty(0, np.uint16), *pieces])
 
 
 def write(pattern: Path, arrays: Iterable[np.ndarray], shard_tokens: int = SHARD_TOKENS) -> tuple[Path, ...]:
@@ -133,9 +127,7 @@ def write(pattern: Path, arrays: Iterable[np.ndarray], shard_tokens: int = SHARD
         writer = None
         for array in arrays:
             if len(array) and not 0 <= int(array.min()) <= int(array.max()) < 1 << 16:
-                raise DataError(
-                    f"token ids {array.min()}..{array.max()} do not fit 0..65535; use a smaller vocabulary"
-                )
+                raise DataError(f"token ids {array.min()}..{array.max()} do not fit 0..65535; use a smaller vocabulary")
             while len(array):
                 if writer is None:
                     path = pattern.parent / (pattern.name % len(paths))
@@ -150,9 +142,7 @@ def write(pattern: Path, arrays: Iterable[np.ndarray], shard_tokens: int = SHARD
         if writer is not None:
             writer.finish()
     if not paths:
-        raise DataError(
-            f"no tokens to write to {pattern}; the corpus is empty, give it at least one document"
-        )
+        raise DataError(f"no tokens to write to {pattern}; the corpus is empty, give it at least one document")
     return tuple(paths)
 
 

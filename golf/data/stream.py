@@ -66,9 +66,7 @@ def _scatter(value: np.ndarray) -> np.ndarray:
 class Windows:
     """All windows of `seq_len` inputs and the targets one further on, over several shards."""
 
-    def __init__(
-        self, source: Sequence[Path] | Tokens, seq_len: int, seed: int, vocab: int | None = None
-    ) -> None:
+    def __init__(self, source: Sequence[Path] | Tokens, seq_len: int, seed: int, vocab: int | None = None) -> None:
         """`source`: shard files, or tokens whose shards are open already. Raises DataError as `shards.read`
         does, or when no shard holds `seq_len` + 1 tokens behind every phase.
         """
@@ -86,9 +84,7 @@ class Windows:
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(phase of each shard, first window number of each shard and the total, keys of the order)."""
-        words = np.random.SeedSequence([self.seed, epoch]).generate_state(
-            len(self.shards) + FEISTEL_ROUNDS, np.uint64
-        )
+        words = np.random.SeedSequence([self.seed, epoch]).generate_state(len(self.shards) + FEISTEL_ROUNDS, np.uint64)
         phases = (words[FEISTEL_ROUNDS:] % np.uint64(self.seq_len)).astype(np.int64)
         counts = [max((len(s) - 1 - int(p)) // self.seq_len, 0) for s, p in zip(self.shards, phases)]
         return phases, np.cumsum([0, *counts]), words[:FEISTEL_ROUNDS]
