@@ -47,9 +47,9 @@ def run(
     recipe = recipes.assign(recipes.load(record), assignments)
     file = record / "recipe.py" if record.is_dir() else record
     out = out or Path("runs") / (record.name if record.is_dir() else record.stem)
-    code = bundle.bundle(file, overrides=assignments).code
     results = []
     with hosts.join() as host:
+        code = host.share(bundle.bundle(file, overrides=assignments).code if host.is_main else None)
         for seed in seeds or (1337,):
             folder = out / str(seed)
             job = corridor.Job(seed=seed, out=folder, code=code, host=host, sink=quiet, resume=resume)
@@ -133,8 +133,8 @@ def score(
     if total is None:  # another rank reports
         return
     if as_json:
-        values = {"val_loss": total.loss, "val_bpb": total.bpb, "tokens_scored": total.tokens, "bytes_scored": total.bytes}
-        click.echo(json.dumps(values | {"eval_seconds": seconds}, indent=1))
+        values = {"val_loss": total.loss, "val_bpb": total.bpb, "tokens_scored": total.tokens}
+        click.echo(json.dumps(values | {"bytes_scored": total.bytes, "eval_seconds": seconds}, indent=1))
         return
     _console().print(terminal.score_table(str(source), total, seconds))
 
@@ -248,6 +248,7 @@ def _baselines(recipe: Any, sink: Any) -> Sequence[Any]:
     from golf.publish import baselines, convert
 
     corpus = recipe.data.open(hosts.cache_folder(), sink)
+    convert.remember(corpus)
     if sum(path.stat().st_size for path in corpus.val) > baselines.PRIOR_BYTES:
         return ()
     return baselines.cached(hosts.cache_folder(), corpus.sha256, lambda: convert.corpus_texts(corpus))

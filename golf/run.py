@@ -1,4 +1,4 @@
-"""The corridor: fit -> average -> calibrate -> quantize -> pack -> unpack -> score. One function, read top to bottom."""
+"""The corridor, read top to bottom: fit -> average -> calibrate -> quantize -> pack -> unpack -> score."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from golf import host as hosts
 from golf import track as tracks
 from golf.arch import families
-from golf.contracts import ByteLedger, ByteTable, Corpus, Hessians, Model, RunResult, Score, Sink, SpecError, emit
+from golf.contracts import ByteLedger, ByteTable, Corpus, Model, RunResult, Score, Sink, SpecError, emit
 from golf.data import shards, stream, tokenizer
 from golf.eval import sliding
 from golf.host import Host, write_atomic
@@ -26,15 +26,8 @@ from golf.quant import apply, fit, hessian, reach
 from golf.recipe import Recipe, to_json
 from golf.train import checkpoint, engine
 
-WEIGHTS, ARTIFACT, TOKENIZER, RESULT, CODE, EVENTS, CHECKPOINT = (
-    "weights.safetensors",
-    "artifact.golf",
-    "tokenizer.model",
-    "result.json",
-    "train_gpt.py",
-    "events.jsonl",
-    "checkpoint.safetensors",
-)
+WEIGHTS, ARTIFACT, TOKENIZER, RESULT = "weights.safetensors", "artifact.golf", "tokenizer.model", "result.json"
+CODE, EVENTS, CHECKPOINT = "train_gpt.py", "events.jsonl", "checkpoint.safetensors"
 # The reserve is measured before the clock starts, on an idle machine; training leaves it a warmer, busier one.
 RESERVE_MARGIN = 1.5
 
@@ -56,25 +49,22 @@ def run(recipe: Recipe, job: Job) -> RunResult:
 
     Raises BudgetError when no setting fits the cap, and whatever the rooms raise; nothing half-written stays.
     """
-    host, sink = job.host, job.sink
-    track = tracks.find(recipe.track)
+    host, sink, track = job.host, job.sink, tracks.find(recipe.track)
     if host.is_main and not job.resume:
         for name in (WEIGHTS, ARTIFACT, TOKENIZER, RESULT, CODE, CHECKPOINT):
             (job.out / name).unlink(missing_ok=True)
     corpus = open_corpus(recipe, host, sink)
-    ledger = ByteLedger(code=len(job.code), blob=0, cap=track.cap_bytes, **tokenizer_bytes(corpus))
+    spelled = corpus.tokenizer.read_bytes()
+    counted, shown = (len(spelled), 0) if corpus.tokenizer_counted else (0, len(spelled))
+    ledger = ByteLedger(code=len(job.code), blob=0, cap=track.cap_bytes, tokenizer=counted, tokenizer_shown=shown)
     ledger.check()
 
     torch.manual_seed(job.seed)
     model = recipe.model.build().to(host.device)
-    parameters = sum(p.numel() for p in model.parameters())
-    versions, hardware = hosts.versions(), host.hardware
-    emit(sink, "versions", versions=versions, hardware=hardware)
-    emit(sink, "corpus", **corpus_facts(corpus))
-    emit(
-        sink, "model", parameters=parameters, recipe_digest=recipe.digest, seed=job.seed, track=track.name,
-        code_sha256=hashlib.sha256(job.code).hexdigest(), recipe=to_json(recipe),
-    )  # fmt: skip
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    facts = {"seed": job.seed, "track": track.name, "recipe_digest": recipe.digest, "parameters": parameters}
+    emit(sink, "versions", versions=hosts.versions(), hardware=host.hardware)
+    emit(sink, "model", **facts, code_sha256=hashlib.sha256(job.code).hexdigest(), recipe=to_json(recipe))
     reach.check(dict(model.named_parameters()), model.roles(), recipe.quant, ledger.headroom)
 
     reserve = measure_reserve(model, corpus, recipe, job) if recipe.train.seconds is not None else 0.0
@@ -94,21 +84,22 @@ def run(recipe: Recipe, job: Job) -> RunResult:
 
     model.load_state_dict(trained.average)
     begin = time.monotonic()
-    hessians = calibrate(model, corpus, recipe, job)
+    hessians = hessian.collect(model, calibration(corpus, recipe, job), host=host)
     train_seconds = host.largest(trained.seconds + time.monotonic() - begin)
 
-    begin = time.monotonic()
-    multiplier = 1.0
+    begin, multiplier, about = time.monotonic(), 1.0, describe(recipe, corpus)
     if host.is_main:
-        about = model_metadata(recipe, corpus)
-        fitted = compress(trained.average, model.roles(), hessians, recipe, ledger.headroom, about, sink)
+
+        def size_of(qtensors: dict) -> int:
+            return len(container.dump(qtensors, about, recipe.pack))
+
+        weights, grams, cap = trained.average, hessians.by_name, ledger.headroom
+        fitted = fit.fit(weights, model.roles(), grams, recipe.quant, size_of=size_of, cap=cap, sink=sink)
         multiplier = fitted.multiplier
-        blob = container.dump(fitted.qtensors, about, recipe.pack)
         write_atomic(job.out / CODE, job.code)
-        write_atomic(job.out / TOKENIZER, corpus.tokenizer.read_bytes())
-        write_atomic(job.out / ARTIFACT, blob)
-        with_tokenizer = about | {"tokenizer": base64.b64encode(corpus.tokenizer.read_bytes()).decode()}
-        checkpoint.save_weights(job.out / WEIGHTS, trained.average, with_tokenizer)
+        write_atomic(job.out / TOKENIZER, spelled)
+        write_atomic(job.out / ARTIFACT, container.dump(fitted.qtensors, about, recipe.pack))
+        checkpoint.save_weights(job.out / WEIGHTS, weights, with_tokenizer(about, spelled))
     host.barrier()
     quantize_seconds = time.monotonic() - begin
 
@@ -124,14 +115,14 @@ def run(recipe: Recipe, job: Job) -> RunResult:
 
     ledger = replace(ledger, blob=len(data))
     result = RunResult(
-        val_loss=final.loss, val_bpb=final.bpb, bytes_total=ledger.total, bytes_code=ledger.code, bytes_model=ledger.blob,
-        seed=job.seed, track=track.name, val_bpb_unquantized=unquantized.bpb, val_bpb_roundtrip=roundtrip.bpb,
-        steps=trained.steps, train_seconds=train_seconds, quantize_seconds=quantize_seconds, eval_seconds=eval_seconds,
-        parameters=parameters, recipe_digest=recipe.digest, corpus_sha256=corpus.sha256, tokens_scored=final.tokens,
-        bytes_scored=final.bytes, versions=versions, bytes_cap=ledger.cap, bytes_tokenizer=ledger.tokenizer,
+        **facts, val_loss=final.loss, val_bpb=final.bpb, bytes_total=ledger.total, bytes_code=ledger.code,
+        bytes_model=ledger.blob, val_bpb_unquantized=unquantized.bpb, val_bpb_roundtrip=roundtrip.bpb,
+        steps=trained.steps, train_seconds=train_seconds, quantize_seconds=quantize_seconds,
+        eval_seconds=eval_seconds, corpus_sha256=corpus.sha256, tokens_scored=final.tokens,
+        bytes_scored=final.bytes, versions=hosts.versions(), bytes_cap=ledger.cap, bytes_tokenizer=ledger.tokenizer,
         tokenizer_sha256=corpus.tokenizer_sha256, tokenizer_counted=corpus.tokenizer_counted, corpus=corpus.name,
         train_tokens=trained.tokens, stopped=trained.stopped, scale_multiplier=multiplier,
-        artifact_sha256=hashlib.sha256(data).hexdigest(), hardware=hardware,
+        artifact_sha256=hashlib.sha256(data).hexdigest(), hardware=host.hardware,
     )  # fmt: skip
     emit(sink, "ledger", total=ledger.total, headroom=ledger.headroom, **asdict(ledger))
     emit(sink, "result", **asdict(result))
@@ -147,6 +138,10 @@ def open_corpus(recipe: Recipe, host: Host, sink: Sink) -> Corpus:
         recipe.data.open(hosts.cache_folder(), sink)
     host.barrier()
     corpus = recipe.data.open(hosts.cache_folder(), lambda event: None)
+    emit(
+        sink, "corpus", name=corpus.name, sha256=corpus.sha256, vocab=corpus.vocab,
+        tokenizer_sha256=corpus.tokenizer_sha256, train_shards=len(corpus.train), val_shards=len(corpus.val),
+    )  # fmt: skip
     if corpus.vocab != recipe.model.vocab:
         raise SpecError(
             f"the model has vocab={recipe.model.vocab} but the tokenizer of corpus {corpus.name} spells {corpus.vocab} "
@@ -155,25 +150,8 @@ def open_corpus(recipe: Recipe, host: Host, sink: Sink) -> Corpus:
     return corpus
 
 
-def tokenizer_bytes(corpus: Corpus) -> dict[str, int]:
-    """The tokenizer's line of the ledger: counted when the run trained it, shown when it is a stock one."""
-    size = corpus.tokenizer.stat().st_size
-    return {"tokenizer": size} if corpus.tokenizer_counted else {"tokenizer_shown": size}
-
-
-def corpus_facts(corpus: Corpus) -> dict[str, Any]:
-    return {
-        "name": corpus.name, "sha256": corpus.sha256, "vocab": corpus.vocab, "tokenizer_sha256": corpus.tokenizer_sha256,
-        "train_shards": len(corpus.train), "val_shards": len(corpus.val),
-    }  # fmt: skip
-
-
-def calibrate(model: Model, corpus: Corpus, recipe: Recipe, job: Job) -> Hessians:
-    """Hessians of the model as it stands, from this rank's share of a fixed sample of training windows."""
-    return hessian.collect(model, calibration(corpus, recipe, job), host=job.host)
-
-
 def calibration(corpus: Corpus, recipe: Recipe, job: Job) -> Iterator[Tensor]:
+    """This rank's share of a fixed sample of training windows."""
     plan = recipe.quant.calibration
     return stream.sample(
         corpus.train, count=plan.sequences, rows=plan.rows, seq_len=recipe.train.seq_len, seed=job.seed,
@@ -188,28 +166,21 @@ def measure_reserve(model: Model, corpus: Corpus, recipe: Recipe, job: Job) -> f
         begin = time.monotonic()
         hessian.collect(model, [first], host=job.host)
         seconds = time.monotonic() - begin
-    batches = recipe.quant.calibration.batches(job.host.world)
-    return job.host.largest(seconds * batches * RESERVE_MARGIN)
+    return job.host.largest(seconds * recipe.quant.calibration.batches(job.host.world) * RESERVE_MARGIN)
 
 
-def compress(
-    weights: dict[str, Tensor], roles: dict, hessians: Hessians, recipe: Recipe, cap: int | None, about: dict, sink: Sink
-) -> fit.Fitted:
-    """Quantize so that the packed bytes, measured with the real packer, land under `cap`."""
-
-    def size_of(qtensors: dict) -> int:
-        return len(container.dump(qtensors, about, recipe.pack))
-
-    return fit.fit(weights, roles, hessians.by_name, recipe.quant, size_of=size_of, cap=cap, sink=sink)
-
-
-def model_metadata(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
+def describe(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
     """What travels with weights and artifact: the model's shape, how it is scored, whose tokens it speaks."""
     return {
         "model": families.spec_to_json(recipe.model),
         "eval": {"window": recipe.eval.window, "stride": recipe.eval.stride},
         "tokenizer_sha256": corpus.tokenizer_sha256,
     }
+
+
+def with_tokenizer(about: dict[str, Any], spelled: bytes) -> dict[str, Any]:
+    """The same for a weights file, which holds the tokenizer itself."""
+    return about | {"tokenizer": base64.b64encode(spelled).decode()}
 
 
 def read_model(data: bytes) -> Model:
@@ -224,8 +195,6 @@ def score(what: str, model: Model, tokens: Any, table: ByteTable, spec: Any, hos
     """One pass over the validation tokens, reported under the name of what was scored."""
     begin = time.monotonic()
     total = sliding.score(model, tokens, table, **sliding.options(spec), host=host, sink=sink)
-    seconds = time.monotonic() - begin
-    emit(
-        sink, "final", what=what, loss=total.loss, bpb=total.bpb, tokens=total.tokens, bytes=total.bytes, seconds=seconds
-    )
+    facts = {"loss": total.loss, "bpb": total.bpb, "tokens": total.tokens, "bytes": total.bytes}
+    emit(sink, "final", what=what, **facts, seconds=time.monotonic() - begin)
     return total

@@ -2,7 +2,7 @@
 
 A document is one docstring, or one documentation text handed to a function such as `add_docstr`. The source
 files are parsed, never executed. Validation documents are chosen by their hash; a training document that
-shares a passage of 32 words with any of them is dropped.
+shares a passage of SHINGLE_WORDS words with any of them is dropped.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ from golf.data.corpus import Source
 PACKAGES = ("numpy", "scipy", "torch")
 # Bodies of tests hardly hold prose, and take half of the time to parse.
 SKIPPED_FOLDERS = {"tests", "testing", "_vendor"}
-SHINGLE_WORDS = 32
+SHINGLE_WORDS = 12
+# Shorter texts are headings and stubs.
+DOCUMENT_WORDS = 32
 # Raised whenever the same packages would give another text, so that an older cache is not taken for it.
-TEXT_VERSION = 1
+TEXT_VERSION = 2
 # Control characters, halves of surrogate pairs, and the character with which tokenizers write a space.
 UNWANTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\u2581\ufeff]")
 
@@ -79,14 +81,14 @@ def read_packages(sink: Sink) -> list[str]:
 
 
 def read_folder(folder: Path) -> Iterator[str]:
-    """Normalized documents of at least SHINGLE_WORDS words in the Python files under `folder`."""
+    """Normalized documents of at least DOCUMENT_WORDS words in the Python files under `folder`."""
     collecting = gc.isenabled()
     gc.disable()  # a syntax tree is many small objects that all live: collecting triples the time of parsing
     try:
         for path in folder.rglob("*.py"):
             if SKIPPED_FOLDERS.isdisjoint(path.relative_to(folder).parts):
                 for text in map(normalize, strings(path.read_bytes(), path)):
-                    if len(text.split()) >= SHINGLE_WORDS:
+                    if len(text.split()) >= DOCUMENT_WORDS:
                         yield text
     finally:
         if collecting:

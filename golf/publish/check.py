@@ -53,7 +53,7 @@ def check_run(run: Path) -> tuple[ByteLedger, list[Verdict]]:
     )
     verdicts = [Verdict("required files", not missing, f"missing {', '.join(missing)}" if missing else "all there")]
     verdicts.append(
-        Verdict("under the cap", ledger.headroom >= 0, f"{ledger.total:,} of {ledger.cap:,} bytes, {ledger.headroom:,} left")
+        Verdict("under the cap", ledger.headroom >= 0, f"{ledger.total:,} of {ledger.cap:,}, {ledger.headroom:,} left")
     )
     written = (result.bytes_total, result.bytes_code, result.bytes_model)
     counted = (ledger.total, ledger.code, ledger.blob)
@@ -61,10 +61,8 @@ def check_run(run: Path) -> tuple[ByteLedger, list[Verdict]]:
     if "artifact.golf" in sizes:
         data = (run / "artifact.golf").read_bytes()
         about, _ = container.load(data)
-        found = hashlib.sha256(data).hexdigest()
-        verdicts.append(
-            Verdict("artifact as scored", found == result.artifact_sha256, f"{found[:16]} / {result.artifact_sha256[:16]}")
-        )
+        found, scored = hashlib.sha256(data).hexdigest(), result.artifact_sha256
+        verdicts.append(Verdict("artifact as scored", found == scored, f"{found[:16]} / {scored[:16]}"))
         if "tokenizer.model" in sizes:
             spelled = hashlib.sha256((run / "tokenizer.model").read_bytes()).hexdigest()
             wanted = about.get("tokenizer_sha256", "")

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import contextlib
 import hashlib
+import itertools
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +16,10 @@ from safetensors.torch import load_file
 
 from golf import host as hosts
 from golf import recipe as recipes
+from golf import run as corridor
 from golf.arch import families
 from golf.contracts import CheckpointError, Corpus, DataError, HessianError, Hessians, Score, Sink, SpecError
-from golf.data import shards, stream, tokenizer
+from golf.data import local, shards, stream, tokenizer
 from golf.eval import sliding
 from golf.eval.sliding import SlidingWindow
 from golf.host import Host, write_atomic
@@ -40,8 +39,8 @@ IMPORTED_EVAL = {"window": 1024, "stride": 64}
 class QuantizeSettings:
     """What `golf quantize` can be told with --set."""
 
-    quant: QuantSpec = QuantSpec()
-    pack: PackSpec = PackSpec()
+    quant: QuantSpec = field(default_factory=QuantSpec)
+    pack: PackSpec = field(default_factory=PackSpec)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,14 +75,13 @@ def import_weights(path: Path, family: str, config: Path, tokenizer_file: Path, 
         "model": families.spec_to_json(model.spec),
         "eval": IMPORTED_EVAL,
         "tokenizer_sha256": hashlib.sha256(spelled).hexdigest(),
-        "tokenizer": base64.b64encode(spelled).decode(),
     }
-    checkpoint.save_weights(output, model.state_dict(), about)
+    checkpoint.save_weights(output, model.state_dict(), corridor.with_tokenizer(about, spelled))
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def quantize_weights(
-    weights: Path,
+    path: Path,
     output: Path,
     record: Path | None,
     cap: int | None,
@@ -95,7 +93,7 @@ def quantize_weights(
 
     Raises BudgetError when no setting reaches `cap` and HessianError when a method needs calibration text.
     """
-    source = open_source(weights)
+    source = open_source(path)
     settings = QuantizeSettings()
     if record is not None:
         recipe = recipes.load(record)
@@ -103,15 +101,15 @@ def quantize_weights(
     settings = recipes.assign(settings, assignments)
     model = source.build()
     reach.check(source.weights, model.roles(), settings.quant, cap)
-    with hosts.join() as host, tokenizer_on_disk(source) as speaker:
+    with hosts.join() as host:
         model.to(host.device)
-        hessians = _calibrate(model, source, settings, calibration, speaker, host)
-        roles = model.roles()
+        hessians = _calibrate(model, source, settings.quant, calibration, host)
 
         def size_of(qtensors: dict) -> int:
             return len(container.dump(qtensors, source.about, settings.pack))
 
-        fitted = fit.fit(source.weights, roles, hessians.by_name, settings.quant, size_of=size_of, cap=cap, sink=sink)
+        weights, roles = source.weights, model.roles()
+        fitted = fit.fit(weights, roles, hessians.by_name, settings.quant, size_of=size_of, cap=cap, sink=sink)
     blob = container.dump(fitted.qtensors, source.about, settings.pack)
     write_atomic(output, blob)
     write_atomic(output.with_suffix(".tokenizer.model"), source.tokenizer)
@@ -120,27 +118,26 @@ def quantize_weights(
         "bytes_model": len(blob),
         "cap": cap,
         "scale_multiplier": fitted.multiplier,
-        "tensors": [asdict(row) for row in report.rows(source.weights, fitted.qtensors, hessians.by_name)],
+        "tensors": [asdict(row) for row in report.rows(weights, fitted.qtensors, hessians.by_name)],
     }
 
 
-def _calibrate(
-    model: Any, source: Source, settings: QuantizeSettings, calibration: Path | None, speaker: Path, host: Host
-) -> Hessians:
-    plan = settings.quant
+def _calibrate(model: Any, source: Source, plan: QuantSpec, calibration: Path | None, host: Host) -> Hessians:
+    """Hessians of the source's model on calibration text; none where no method of the plan asks for them."""
     if not any(method.needs_hessian for method in (plan.matrix, plan.head, plan.embed)):
         return Hessians({}, 0)
     if calibration is None:
         raise HessianError(
             "this quantization needs calibration text; name training text with --calibration, or round to nearest"
         )
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        tokens = stack.enter_context(stream.tokens_of(calibration, speaker, Path(folder)))
-        batches = stream.windows(
-            tokens, count=plan.calibration.sequences, rows=plan.calibration.rows,
-            seq_len=source.about["eval"]["window"], seed=0,
-        )  # fmt: skip
-        return hessian.collect(model, batches, host=host)
+    speaker = tokenizer.Tokenizer(source.tokenizer)
+    if calibration.is_dir():
+        tokens = shards.Tokens(shards.find(calibration, "train"), speaker.vocab)
+    else:
+        tokens = local.tokens_of(calibration, speaker)
+    sequences, rows, window = plan.calibration.sequences, plan.calibration.rows, source.about["eval"]["window"]
+    batches = stream.sample(tokens, count=sequences, rows=rows, seq_len=window, seed=0)
+    return hessian.collect(model, batches, host=host)
 
 
 def score_source(
@@ -149,22 +146,12 @@ def score_source(
     """Score a model on disk; None on ranks that do not report."""
     source = open_source(path, tokenizer_file)
     settings = recipes.assign(ScoreSettings(eval=SlidingWindow(**source.about["eval"])), assignments)
-    with hosts.join() as host, tokenizer_on_disk(source) as speaker, tempfile.TemporaryDirectory() as folder:
-        table = tokenizer.byte_table(speaker)
-        where = data if data is not None else recall(path)
-        with stream.tokens_of(where, speaker, Path(folder)) as tokens:
-            model = source.build().to(host.device)
-            total = sliding.score(model, tokens, table, **sliding.options(settings.eval), host=host, sink=sink)
+    tokens = local.tokens_of(data if data is not None else recall(path), tokenizer.Tokenizer(source.tokenizer))
+    table = tokenizer.byte_table(source.tokenizer)
+    with hosts.join() as host:
+        model = source.build().to(host.device)
+        total = sliding.score(model, tokens, table, **sliding.options(settings.eval), host=host, sink=sink)
     return total if host.is_main else None
-
-
-@contextlib.contextmanager
-def tokenizer_on_disk(source: Source) -> Iterator[Path]:
-    """The source's tokenizer as a file, for libraries that open files."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tokenizer.model"
-        path.write_bytes(source.tokenizer)
-        yield path
 
 
 def remember(corpus: Corpus) -> None:
@@ -203,7 +190,7 @@ def _spelled(tokens: Any, speaker: Any, bos: int, begin: int = 0, block: int = 1
     for start in range(begin, len(tokens), block):
         kept = np.concatenate([kept, np.asarray(tokens[start : start + block])])
         cuts = np.flatnonzero(kept == bos)
-        for left, right in zip(cuts[:-1], cuts[1:]):
+        for left, right in itertools.pairwise(cuts.tolist()):
             yield speaker.decode(kept[left + 1 : right]).encode()
         kept = kept[cuts[-1] :] if len(cuts) else kept
     yield speaker.decode(kept[kept != bos]).encode()

@@ -57,8 +57,8 @@ def open_source(path: Path, tokenizer: Path | None = None) -> Source:
     found = hashlib.sha256(spelled).hexdigest()
     if found != wanted:
         raise DataError(
-            f"{path.name} speaks the tokenizer with SHA-256 {wanted[:16]}..., got {found[:16]}...; put that file beside "
-            "it or name it with --tokenizer"
+            f"{path.name} speaks the tokenizer with SHA-256 {wanted[:16]}..., got {found[:16]}...; put that file "
+            "beside it or name it with --tokenizer"
         )
     return Source(path=path, about=about, weights=weights, tokenizer=spelled)
 
@@ -70,5 +70,6 @@ def find_tokenizer(folder: Path, sha256: str) -> bytes:
         if hashlib.sha256(data).hexdigest() == sha256:
             return data
     raise DataError(
-        f"no tokenizer (*.model) with SHA-256 {sha256[:16]}... lies in {folder}; put it there or name it with --tokenizer"
+        f"no tokenizer (*.model) with SHA-256 {sha256[:16]}... lies in {folder}; put it there or name it with "
+        "--tokenizer"
     )

@@ -110,8 +110,10 @@ def run_table(result: RunResult, baselines: Sequence[Baseline]) -> Table:
     counted = "trained by this run, counted" if result.tokenizer_counted else "a stock one, counted as 0"
     table.add_row("  tokenizer", f"{result.bytes_tokenizer:,}", counted)
     table.add_section()
-    table.add_row("training", f"{result.train_seconds:.1f} s", f"{result.steps:,} steps, {result.train_tokens:,} tokens")
-    table.add_row("quantize, pack", f"{result.quantize_seconds:.1f} s", f"scale multiplier {result.scale_multiplier:.3f}")
+    steps = f"{result.steps:,} steps, {result.train_tokens:,} tokens"
+    table.add_row("training", f"{result.train_seconds:.1f} s", steps)
+    multiplier = f"scale multiplier {result.scale_multiplier:.3f}"
+    table.add_row("quantize, pack", f"{result.quantize_seconds:.1f} s", multiplier)
     scored = f"{result.tokens_scored:,} tokens, {result.bytes_scored:,} bytes"
     table.add_row("score", f"{result.eval_seconds:.1f} s", scored)
     table.add_section()
