@@ -21,6 +21,4 @@ class Average:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Take in the live tensors after `step` earlier updates."""
-        torch._foreach_lerp_(
-            self.shadow, [tensor.float() for tensor in self._live], 1.0 - ema_decay(step, self._decay)
-        )
+        torch._foreach_lerp_(self.shadow, [tensor.float() for tensor in self._live], 1.0 - ema_decay(step, self._decay))

@@ -48,9 +48,7 @@ def check_roles(parameters: dict[str, nn.Parameter], roles: dict[str, Role]) -> 
         if name not in roles:
             raise SpecError(f"parameter {name!r} has no role, so nothing would train it; add it to roles()")
         if parameter.dtype != torch.float32:
-            raise SpecError(
-                f"parameter {name!r} is {parameter.dtype}; masters are float32, cast weights where used"
-            )
+            raise SpecError(f"parameter {name!r} is {parameter.dtype}; masters are float32, cast weights where used")
         if roles[name] is Role.MATRIX and parameter.ndim not in (2, 3):
             raise SpecError(
                 f"parameter {name!r} has {parameter.ndim} dimensions, but MATRIX takes 2 (or 3, a stack); "
@@ -71,11 +69,7 @@ def build(model: nn.Module, roles: dict[str, Role], world: int) -> list[Bank]:
             shapes.setdefault(parameter.shape[-2:], []).append(name)
     banks = [_matrices(parameters, names, shape, world) for shape, names in shapes.items()]
     banks.sort(key=lambda bank: -bank.values.numel())
-    flat = [
-        (role, [name for name in parameters if roles[name] is role])
-        for role in Role
-        if role is not Role.MATRIX
-    ]
+    flat = [(role, [name for name in parameters if roles[name] is role]) for role in Role if role is not Role.MATRIX]
     banks += _flat(parameters, [(role, names) for role, names in flat if names])
     for bank in banks:
         for name, view in bank.named(bank.values):

@@ -92,9 +92,7 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
             Path(temporary).unlink(missing_ok=True)
             raise
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"cannot write {path}: {error}; free some space or choose another folder"
-        ) from error
+        raise CheckpointError(f"cannot write {path}: {error}; free some space or choose another folder") from error
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -104,9 +102,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {path}; check the path") from error
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is no whole safetensors file: {error}; write it again or delete it"
-        ) from error
+        raise CheckpointError(f"{path} is no whole safetensors file: {error}; write it again or delete it") from error
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:
@@ -115,7 +111,5 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} carries unreadable metadata: {error}; write it again") from error
     if not isinstance(value, dict):
-        raise CheckpointError(
-            f"{path} carries metadata of type {type(value).__name__}, not an object; write it again"
-        )
+        raise CheckpointError(f"{path} carries metadata of type {type(value).__name__}, not an object; write it again")
     return value

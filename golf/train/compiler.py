@@ -48,7 +48,5 @@ def trial(visit: Callable[[], None], spec: TrainSpec) -> str | None:
         return reason
     except TorchDynamoException as error:
         reason = str(error).strip().splitlines()[0]
-        raise SpecError(
-            f"the loss cannot be traced as one graph: {reason}; set compile='off' or mend it"
-        ) from error
+        raise SpecError(f"the loss cannot be traced as one graph: {reason}; set compile='off' or mend it") from error
     return None

@@ -129,9 +129,7 @@ class Loop:
         self._check_switches(sets)
         self.job.enter(frozenset())
         self.restore(*kept)
-        emit(
-            self._sink, "warmup", seconds=time.monotonic() - begin, backend=backend, why=why, graphs=len(sets)
-        )
+        emit(self._sink, "warmup", seconds=time.monotonic() - begin, backend=backend, why=why, graphs=len(sets))
 
     def _compile(self, backend: str, why: str) -> tuple[str, str]:
         """Compile the loss, or say why this machine cannot (all ranks alike)."""
@@ -165,9 +163,7 @@ class Loop:
         """Step until the budget is spent. Every decision rests on figures all ranks agree on."""
         job, clock, spec = self.job, self.clock, self.spec
         save_seconds = 0.0
-        if (
-            checkpoint is not None
-        ):  # also tells how long a save takes, before the clock could be overrun by one
+        if checkpoint is not None:  # also tells how long a save takes, before the clock could be overrun by one
             save_seconds = self._save(checkpoint, identity)
         job.host.barrier()
         clock.start(clock.elapsed)
@@ -183,11 +179,7 @@ class Loop:
                 continue
             self._read()
             self._log()
-            if (
-                checkpoint is not None
-                and clock.elapsed - saved >= spec.checkpoint_seconds
-                and clock.fits(save_seconds)
-            ):
+            if checkpoint is not None and clock.elapsed - saved >= spec.checkpoint_seconds and clock.fits(save_seconds):
                 save_seconds = max(save_seconds, self._save(checkpoint, identity))
                 saved = clock.read()
         self._read()

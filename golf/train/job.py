@@ -35,9 +35,7 @@ class Job:
     The model's parameters become views into the optimizer's banks; ranks start from rank 0's weights.
     """
 
-    def __init__(
-        self, model: nn.Module, stream: Stream, spec: TrainSpec, host: Host, switches: Switches
-    ) -> None:
+    def __init__(self, model: nn.Module, stream: Stream, spec: TrainSpec, host: Host, switches: Switches) -> None:
         self.model, self.stream, self.spec, self.host = model, stream, spec, host
         self.loss: Callable[[Tensor, Tensor], Tensor] = model.loss
         self.step = 0
@@ -112,18 +110,12 @@ class Job:
         """What a fresh model's `load_state_dict` takes: averages of floating tensors, others as they are."""
         averages = self._named_averages()
         names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-        state = self.model.state_dict(
-            keep_vars=True
-        )  # keeps identities, so that tied names find their average
-        return {
-            name: averages.get(names.get(id(tensor), name), tensor).detach() for name, tensor in state.items()
-        }
+        state = self.model.state_dict(keep_vars=True)  # keeps identities, so that tied names find their average
+        return {name: averages.get(names.get(id(tensor), name), tensor).detach() for name, tensor in state.items()}
 
     def _named_averages(self) -> dict[str, Tensor]:
         split = len(self.optimizer.banks)
-        return self.optimizer.named(self.average.shadow[:split]) | dict(
-            zip(self._moving, self.average.shadow[split:])
-        )
+        return self.optimizer.named(self.average.shadow[:split]) | dict(zip(self._moving, self.average.shadow[split:]))
 
     # -------------------------------------------------------------------------------------------- state
 
@@ -146,9 +138,7 @@ class Job:
         mine = self._tensors()
         for name, view in mine.items():
             if name not in tensors or tensors[name].shape != view.shape:
-                raise CheckpointError(
-                    f"checkpoint lacks {name!r} of shape {list(view.shape)}; start a new run"
-                )
+                raise CheckpointError(f"checkpoint lacks {name!r} of shape {list(view.shape)}; start a new run")
         self.optimizer.restore(tensors)
         for name, view in mine.items():
             view.copy_(tensors[name])

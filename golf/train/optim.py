@@ -25,6 +25,8 @@ COEFFICIENTS = {
         (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
     ),
 }
+# A GPU takes all matrices of a shape at once; a CPU is a fifth faster on batches that stay in its cache (floats).
+CACHED = 1 << 17
 # Below this a length is that of a zero vector (a padding matrix, a row without gradient).
 TINY = 1e-20
 
@@ -37,6 +39,11 @@ def orthogonalize(X_NRK: Tensor, spec: Muon, dtype: torch.dtype) -> Tensor:
     """
     # The Frobenius norm bounds the largest singular value, which the iteration needs to be at most 1.
     X_NRK = (X_NRK / X_NRK.norm(dim=(-2, -1), keepdim=True).clamp_min(TINY)).to(dtype)
+    together = max(1, CACHED // X_NRK[0].numel()) if X_NRK.device.type == "cpu" else len(X_NRK)
+    return torch.cat([_newton_schulz(part, spec) for part in X_NRK.split(together)])
+
+
+def _newton_schulz(X_NRK: Tensor, spec: Muon) -> Tensor:
     tall = X_NRK.shape[-2] > X_NRK.shape[-1]
     X = X_NRK.mT if tall else X_NRK
     steps = COEFFICIENTS[spec.coefficients]
@@ -47,9 +54,7 @@ def orthogonalize(X_NRK: Tensor, spec: Muon, dtype: torch.dtype) -> Tensor:
     return X.mT if tall else X
 
 
-def muon_update(
-    grad_NRK: Tensor, buffer_NRK: Tensor, momentum: float, spec: Muon, dtype: torch.dtype
-) -> Tensor:
+def muon_update(grad_NRK: Tensor, buffer_NRK: Tensor, momentum: float, spec: Muon, dtype: torch.dtype) -> Tensor:
     """What a step at learning rate 1 subtracts from N equal-shaped matrices; advances the buffer in place.
 
     Nesterov momentum, orthogonalized, times sqrt(max(1, rows / columns)) so that tall matrices move as far.
@@ -62,9 +67,7 @@ def muon_update(
     return orthogonalize(update_NRK, spec, dtype) * math.sqrt(max(1.0, rows / columns))
 
 
-def adamw_(
-    value: Tensor, grad: Tensor, first: Tensor, second: Tensor, step: int, lr: float, spec: AdamW
-) -> None:
+def adamw_(value: Tensor, grad: Tensor, first: Tensor, second: Tensor, step: int, lr: float, spec: AdamW) -> None:
     """One AdamW step in place, the `step`-th from 1. Source: arXiv 1711.05101, in torch's order."""
     beta1, beta2 = spec.betas
     first.lerp_(grad, 1 - beta1)
@@ -123,9 +126,7 @@ class Optimizer:
             for shard in shards:
                 shard *= shrink
         self._muon(shards[: len(self._matrices)], lr_scale, momentum)
-        for bank, grad, first, second in zip(
-            self._flat, shards[len(self._matrices) :], self._first, self._second
-        ):
+        for bank, grad, first, second in zip(self._flat, shards[len(self._matrices) :], self._first, self._second):
             spec = getattr(self._spec, bank.role.value)
             adamw_(bank.values, grad, first, second, step, spec.lr * lr_scale, spec)
         return stats
@@ -136,9 +137,7 @@ class Optimizer:
         shards = [self._slice(bank.grads) for bank in self._matrices]
         if world > 1:
             shards = [torch.empty_like(shard) for shard in shards]
-            work = [
-                _reduce_scatter(out, bank.grads, async_op=True) for out, bank in zip(shards, self._matrices)
-            ]
+            work = [_reduce_scatter(out, bank.grads, async_op=True) for out, bank in zip(shards, self._matrices)]
             if self._flat:
                 work.append(dist.all_reduce(self._flat_grads(), async_op=True))
             for handle in work:
@@ -208,9 +207,7 @@ class Optimizer:
         whole = [torch.zeros_like(bank.values) for bank in self._matrices]
         for name, view in self._state(whole).items():
             if name not in state or state[name].shape != view.shape:
-                raise CheckpointError(
-                    f"optimizer state lacks {name!r} of shape {list(view.shape)}; start a new run"
-                )
+                raise CheckpointError(f"optimizer state lacks {name!r} of shape {list(view.shape)}; start a new run")
             view.copy_(state[name])
         for shard, tensor in zip(self._momentum, whole):
             shard.copy_(self._slice(tensor))

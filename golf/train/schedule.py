@@ -37,6 +37,4 @@ def switches_at(progress: float, stages: tuple[Stage, ...]) -> frozenset[str]:
 
 def switch_sets(stages: tuple[Stage, ...]) -> list[frozenset[str]]:
     """Every set of switches the schedule passes through, in order, each once."""
-    return list(
-        dict.fromkeys(switches_at(begin, stages) for begin in (0.0, *(stage.begin for stage in stages)))
-    )
+    return list(dict.fromkeys(switches_at(begin, stages) for begin in (0.0, *(stage.begin for stage in stages))))

@@ -120,9 +120,7 @@ class TrainSpec:
 
     def __post_init__(self) -> None:
         if self.seconds is None and self.steps is None:
-            raise SpecError(
-                "TrainSpec has neither seconds nor steps, so it would never end; give one of them"
-            )
+            raise SpecError("TrainSpec has neither seconds nor steps, so it would never end; give one of them")
         _check(self.seconds is None or self.seconds > 0, "TrainSpec.seconds", self.seconds, "more than 0 s")
         _check(self.steps is None or self.steps >= 1, "TrainSpec.steps", self.steps, "1 step or more")
         _check(self.seq_len >= 1, "TrainSpec.seq_len", self.seq_len, "1 token or more")
@@ -134,18 +132,14 @@ class TrainSpec:
             raise SpecError(f"TrainSpec.stages begin at {begins}; give them in rising order, each begin once")
         _check(0 <= self.warmup < 1, "TrainSpec.warmup", self.warmup, "a share in [0, 1)")
         _check(0 <= self.warmdown <= 1, "TrainSpec.warmdown", self.warmdown, "a share in [0, 1]")
-        _check(
-            self.warmup + self.warmdown <= 1, "warmup + warmdown", self.warmup + self.warmdown, "at most 1"
-        )
+        _check(self.warmup + self.warmdown <= 1, "warmup + warmdown", self.warmup + self.warmdown, "at most 1")
         _check(0 <= self.min_lr <= 1, "TrainSpec.min_lr", self.min_lr, "a share of the peak in [0, 1]")
         _check(self.grad_clip >= 0, "TrainSpec.grad_clip", self.grad_clip, "0 (off) or more")
         _check(self.explode > 1, "TrainSpec.explode", self.explode, "a factor above 1")
         _check(self.compile in ("auto", "on", "off"), "TrainSpec.compile", self.compile, "auto, on or off")
         _check(self.warmup_steps >= 0, "TrainSpec.warmup_steps", self.warmup_steps, "0 steps or more")
         if self.stages and not self.warmup_steps:
-            raise SpecError(
-                "TrainSpec.warmup_steps=0 leaves the stages unvisited before the clock; give 1 or more"
-            )
+            raise SpecError("TrainSpec.warmup_steps=0 leaves the stages unvisited before the clock; give 1 or more")
         _check(
             self.checkpoint_seconds >= 0,
             "TrainSpec.checkpoint_seconds",

@@ -50,11 +50,7 @@ class Watch:
         worst = broken[0] if broken else max(range(len(squares)), key=squares.__getitem__)
         bank = self._banks[worst]
         lr = getattr(self._spec, bank.role.value).lr * lr_scale
-        what = (
-            f"exploded to {self.smooth:.4g}, from {self.first:.4g} at first,"
-            if exploded
-            else f"is {loss:.4g}"
-        )
+        what = f"exploded to {self.smooth:.4g}, from {self.first:.4g} at first," if exploded else f"is {loss:.4g}"
         raise DivergedError(
             f"the loss {what} at step {step} with learning rate {lr:.4g}; the worst gradients are in group "
             f"{bank.label!r} (norm {math.sqrt(squares[worst]):.4g}): lower TrainSpec.{bank.role.value}.lr"

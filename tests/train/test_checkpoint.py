@@ -34,8 +34,7 @@ def test_round_trip_to_the_bit(path):
     assert told["nan"] != told["nan"]
     assert found.keys() == tensors().keys()
     assert all(
-        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype
-        for name, tensor in tensors().items()
+        torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors().items()
     )
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 

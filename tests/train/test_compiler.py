@@ -114,6 +114,7 @@ except SpecError as error:
 """
 
 
+@pytest.mark.slow
 def test_without_a_c_compiler(tmp_path):
     """`auto` trains on in eager mode and says why; `on` is refused.
 

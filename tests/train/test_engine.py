@@ -245,9 +245,7 @@ class Poisoned(Toy):
 
 
 def test_a_nan_stops_the_run_and_names_the_group():
-    with pytest.raises(
-        DivergedError, match=r"at step 3 with learning rate 0\.01; .* group 'control'"
-    ) as error:
+    with pytest.raises(DivergedError, match=r"at step 3 with learning rate 0\.01; .* group 'control'") as error:
         run(model=Poisoned(), warmup_steps=0, control=AdamW(lr=0.01), warmdown=0.0)
     assert "lower TrainSpec.control.lr" in str(error.value)
 

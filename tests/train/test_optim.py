@@ -6,6 +6,7 @@ from train_toy import Counting, Toy, spec
 
 from golf.contracts import CheckpointError
 from golf.host import Host
+from golf.train import optim
 from golf.train.optim import COEFFICIENTS, Optimizer, adamw_, muon_update, orthogonalize
 from golf.train.spec import AdamW, Muon
 
@@ -59,7 +60,9 @@ def test_polar_express_conditions_better_than_the_classic_polynomial():
     assert polar_high / polar_low < 0.5 * classic_high / classic_low
 
 
-def test_batched_equals_one_by_one():
+@pytest.mark.parametrize("cached", [1, 500, 1 << 17])
+def test_batched_equals_one_by_one(monkeypatch, cached):
+    monkeypatch.setattr(optim, "CACHED", cached)
     torch.manual_seed(3)
     matrices = torch.randn(5, 12, 20)
     together = orthogonalize(matrices, Muon(), torch.float32)

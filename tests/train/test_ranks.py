@@ -19,6 +19,8 @@ from golf.train import checkpoint
 from golf.train.engine import fit
 from golf.train.spec import Stage
 
+pytestmark = pytest.mark.slow
+
 # Banks of two and of one matrix: with two ranks the one is even, the other padded. A tight clip, so that a
 # norm taken before the reduction, or over one rank's slice, would show.
 STAGES = (Stage(begin=0.5, fake_quant=True),)
