@@ -7,8 +7,7 @@ The header is JSON, as it stands or as a zstd frame if that is smaller (the firs
     layouts   role, method, shape, and for each part its name, its stream and its shape (0: the tensor's)
     tensors   name and layout of each; their parts follow one another in the streams in this order
     streams   codec, type, alphabet, symbols per weight row, bytes: see `golf.pack.streams`
-Nothing in the file is ever executed, and nothing is allocated by a length that the bytes at hand do not bear
-out.
+Nothing in the file is ever executed, and nothing is allocated by a length that the bytes at hand do not bear out.
 """
 
 from __future__ import annotations
@@ -42,8 +41,7 @@ ALWAYS_ALLOWED = 1 << 24
 
 @dataclass(frozen=True, kw_only=True)
 class PackSpec:
-    """How streams become bytes. The codec's name is written beside each stream, so any artifact can be
-    read."""
+    """How streams become bytes. The codec's name is written beside each stream, so any artifact can be read."""
 
     codec: Codec = field(default_factory=Zstd)
 
@@ -94,8 +92,7 @@ def load(data: bytes) -> tuple[dict[str, Any], dict[str, QTensor]]:
         return whole["header"], _tensors(whole, payload)
     except ArtifactError:
         raise
-    # The rest of what unpacking a forged header can run into: fields missing, too many, of the wrong type,
-    # too deep.
+    # The rest of what unpacking a forged header can run into: fields missing, too many, of the wrong type, too deep.
     except (ValueError, TypeError, KeyError, IndexError, RecursionError) as error:
         raise ArtifactError(f"the artifact's header does not make sense ({error}); fetch the file again") from error
 
@@ -109,8 +106,7 @@ def _digest(body: bytes | memoryview) -> bytes:
 
 
 def _encode_all(codec: Codec, streams: Mapping[Kind, list[np.ndarray]]) -> dict[Kind, bytes]:
-    """Streams side by side, since compressors let go of the interpreter lock; the longest first, to end
-    together."""
+    """Streams side by side, since compressors let go of the interpreter lock; the longest first, to end together."""
     order = sorted(streams, key=lambda kind: -sum(array.nbytes for array in streams[kind]))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return dict(zip(order, pool.map(lambda kind: encode(codec, kind, streams[kind]), order)))

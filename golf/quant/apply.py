@@ -52,8 +52,7 @@ def method(name: str) -> type[Method]:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Training text for the Hessians: `sequences` of the training length over all ranks, `rows` of them at
-    once."""
+    """Training text for the Hessians: `sequences` of the training length over all ranks, `rows` of them at once."""
 
     sequences: int = 64
     rows: int = 8
@@ -102,8 +101,7 @@ def quantize(
     spec: QuantSpec,
     multiplier: float = 1.0,
 ) -> dict[str, QTensor]:
-    """Every tensor by the method of its role, in the order of `weights`; the multiplier widens every grid's
-    step.
+    """Every tensor by the method of its role, in the order of `weights`; the multiplier widens every grid's step.
 
     Raises SpecError when weights and roles name different tensors, DivergedError for weights float16 cannot
     bound, HessianError naming the tensor whose Hessian is missing or unusable.
@@ -128,9 +126,8 @@ def dequantize(qtensors: Mapping[str, QTensor]) -> dict[str, Tensor]:
 
 
 def fake_quantizer(model: nn.Module, spec: QuantSpec) -> Callable[[bool], None]:
-    """A switch for late QAT: on, every hooked layer computes with the weight that export would leave; off,
-    with its own. The hooks are pure functions of the weight, so a compiled graph takes them in when it is
-    traced anew."""
+    """A switch for late QAT: on, every hooked layer computes with the weight that export would leave; off, with its
+    own. The hooks are pure functions of the weight, so a compiled graph takes them in when it is traced anew."""
     roles = model.roles()
 
     def switch(on: bool) -> None:

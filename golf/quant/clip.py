@@ -28,9 +28,8 @@ def deviation(W_RK: Tensor) -> Tensor:
 
 
 def sd_scale(W_RK: Tensor, grid: Grid, k: float, H_KK: Tensor | None = None) -> Tensor:
-    """SDClip: k standard deviations of the row, so that k alone sets the rate: about 2.05 + log2(limit / k)
-    bits a weight for Gaussian rows. A wide k with many levels never clips and costs almost nothing. H_KK
-    plays no part.
+    """SDClip: k standard deviations of the row, so that k alone sets the rate: about 2.05 + log2(limit / k) bits a
+    weight for Gaussian rows. A wide k with many levels never clips and costs almost nothing. H_KK plays no part.
 
     There is no floor besides float16's own. One of 1 / limit, as records carry, forces the same absolute step
     on all rows and zeroes small matrices.

@@ -19,8 +19,7 @@ from golf.quant.nearest import Keep
 SLACK = 0.005
 AIM = 1 - SLACK / 3
 TRIES = 12
-# Wider than two standard deviations, most codes are zero: about 1.2 bits a weight, and little of the model
-# left.
+# Wider than two standard deviations, most codes are zero: about 1.2 bits a weight, and little of the model left.
 COARSEST_STEP = 2.0
 # Narrower than six, finer steps would cut off weights that matter more than the steps do.
 NARROWEST_CLIP = 6.0
@@ -28,8 +27,7 @@ NARROWEST_CLIP = 6.0
 
 @dataclass(frozen=True)
 class Fitted:
-    """What fits: the tensors, the multiplier on every step, their packed bytes, how often quantizing was
-    tried."""
+    """What fits: the tensors, the multiplier on every step, their packed bytes, how often quantizing was tried."""
 
     qtensors: dict[str, QTensor]
     multiplier: float
@@ -107,9 +105,8 @@ def _guess(points: list[tuple[float, int]], cap: int, codes: int) -> float:
 
 
 def _sensible(weights: Mapping[str, Tensor], qtensors: Mapping[str, QTensor]) -> tuple[float, float]:
-    """Octaves of the finest multiplier at which no tensor's clip is below NARROWEST_CLIP, and of the coarsest
-    at which the typical weight's step is COARSEST_STEP. Neither is on the other side of 0: the spec itself
-    stands."""
+    """Octaves of the finest multiplier at which no tensor's clip is below NARROWEST_CLIP, and of the coarsest at
+    which the typical weight's step is COARSEST_STEP. Neither is on the other side of 0: the spec itself stands."""
     narrow, wide, elements = -math.inf, 0.0, 0
     for name, qtensor in qtensors.items():
         if not qtensor.alphabets:

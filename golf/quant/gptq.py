@@ -41,10 +41,9 @@ def gptq(
     damp: share of mean(diag H) added to the diagonal.  block: speed only, the codes do not depend on it.
     act_order: visit columns by falling diag(H), undone in the result, so that the loudest inputs are rounded
         while all others can still move.
-    A column whose input was always zero is dead: nothing it holds can matter, so it becomes zero.
-    Raises HessianError when H is not finite, or not positive definite after damping. It never falls back to
-    plain rounding. Source: arXiv 2210.17323, algorithm 1. The factor is the upper Cholesky of inv(H), not
-    inv(H) itself.
+    A column whose input was always zero is dead: nothing it holds can matter, so it becomes zero. Raises
+    HessianError when H is not finite, or not positive definite after damping. It never falls back to plain
+    rounding. Source: arXiv 2210.17323, algorithm 1. The factor is the upper Cholesky of inv(H), not inv(H) itself.
     """
     scale_R1 = OnGrid(bits=grid.bits, k=k).scale(W_RK) if scale_R is None else stored(scale_R)[:, None]
     codes_KR = solve([W_RK], [factor("the matrix", H_KK, damp, act_order)], [scale_R1], grid, block)[0]
@@ -62,8 +61,7 @@ class Factor:
 
 
 def factor(name: str, H_KK: Tensor, damp: float, act_order: bool) -> Factor:
-    """Damp a copy of H and factor it, in float64. Raises HessianError, with the name, where that cannot be
-    done."""
+    """Damp a copy of H and factor it, in float64. Raises HessianError, with the name, where that cannot be done."""
     H_KK = H_KK.double()
     if not H_KK.isfinite().all():
         raise HessianError(f"Hessian of {name} holds values that are not finite; check the averaged weights")
@@ -101,8 +99,7 @@ def solve(weights: list[Tensor], factors: list[Factor], scales: list[Tensor], gr
 
 
 def columns(W_MKR: Tensor, U_MKK: Tensor, scale_MR: Tensor, grid: Grid, block: int) -> Tensor:
-    """The loop of algorithm 1 on columns in visiting order. Overwrites W_MKR with the codes and returns
-    it."""
+    """The loop of algorithm 1 on columns in visiting order. Overwrites W_MKR with the codes and returns it."""
     width = W_MKR.shape[1]
     for begin in range(0, width, block):
         end = min(begin + block, width)
@@ -142,8 +139,7 @@ class GPTQ(OnGrid):
     def quantize(
         self, weights: Mapping[str, Tensor], hessians: Mapping[str, Tensor], multiplier: float
     ) -> dict[str, QTensor]:
-        """QTensors by name. The multiplier widens every step. Raises HessianError for a missing or bad
-        Hessian."""
+        """QTensors by name. The multiplier widens every step. Raises HessianError for a missing or bad Hessian."""
         alike: dict[tuple[int, ...], list[str]] = {}
         for name, W in weights.items():
             if name not in hessians:

@@ -1,5 +1,4 @@
-"""All rounding arithmetic of golf. Late QAT, export and read-back call these lines, so they cannot
-disagree."""
+"""All rounding arithmetic of golf. Late QAT, export and read-back call these lines, so they cannot disagree."""
 
 from __future__ import annotations
 
@@ -39,15 +38,13 @@ def stored(scale: Tensor) -> Tensor:
     """The scale as the file will hold it: rounded to float16 first, so that every later step works on the
     grid that is read back, not on a neighbor of it. In the dtype it came in.
 
-    Below 6.1e-5 float16 loses bits and then flushes to zero, so that is the floor; above 65,504 it is
-    infinite.
+    Below 6.1e-5 float16 loses bits and then flushes to zero, so that is the floor; above 65,504 it is infinite.
     """
     return scale.clamp(FP16.tiny, FP16.max).half().to(scale.dtype)
 
 
 def to_codes(W: Tensor, scale: Tensor, grid: Grid) -> Tensor:
-    """The nearest integers of the grid, in the dtype of W. `scale` broadcasts against W: [R, 1] for [R,
-    K]."""
+    """The nearest integers of the grid, in the dtype of W. `scale` broadcasts against W: [R, 1] for [R, K]."""
     return (W / scale).round().clamp(-grid.limit, grid.limit)
 
 
@@ -62,8 +59,7 @@ def fake_quant(W: Tensor, scale: Tensor, grid: Grid) -> Tensor:
 
 
 def straight_through(W: Tensor, rounded: Tensor) -> Tensor:
-    """`rounded` bit for bit, with the gradient of W. The common W + (rounded - W) is off by an ulp now and
-    then."""
+    """`rounded` bit for bit, with the gradient of W. The common W + (rounded - W) is off by an ulp now and then."""
     return rounded.detach() + (W - W.detach())
 
 
@@ -79,20 +75,17 @@ def pack_codes(codes_RK: Tensor, scale_R1: Tensor, grid: Grid, shape: tuple[int,
 def unpack_codes(qtensor: QTensor) -> Tensor:
     """float32 weights of what `pack_codes` made. Raises ArtifactError when the parts are others."""
     codes, scale = take_parts(qtensor, codes=np.integer, scale=np.floating)
-    rows, wide = (
-        as_rows(torch.from_numpy(codes.astype(np.float32))),
-        torch.from_numpy(scale.astype(np.float32)),
-    )
+    rows = as_rows(torch.from_numpy(codes.astype(np.float32)))
     if codes.shape != qtensor.shape or scale.shape != (len(rows),):
         raise ArtifactError(
             f"codes {codes.shape} and scales {scale.shape} do not make a {qtensor.shape} tensor; fetch the file again"
         )
-    return to_weights(rows, wide[:, None]).reshape(qtensor.shape)
+    scale_R1 = torch.from_numpy(scale.astype(np.float32))[:, None]
+    return to_weights(rows, scale_R1).reshape(qtensor.shape)
 
 
 def take_parts(qtensor: QTensor, **kinds: type) -> list[np.ndarray]:
-    """The named parts in that order. Raises ArtifactError when a part is missing, extra or of another
-    kind."""
+    """The named parts in that order. Raises ArtifactError when a part is missing, extra or of another kind."""
     parts: Mapping[str, np.ndarray] = qtensor.parts
     if set(parts) != set(kinds) or not all(np.issubdtype(parts[part].dtype, kind) for part, kind in kinds.items()):
         held = {part: str(array.dtype) for part, array in parts.items()}

@@ -14,15 +14,14 @@ from golf.host import Host
 def collect(model: nn.Module, batches: Iterable[Tensor], *, host: Host) -> Hessians:
     """Mean of x xT over calibration tokens, for every layer that uses its weight as a matrix.
 
-    batches: ids [B, T] of this rank's share; every rank ends with the same sums over all of them. A layer
-    that runs several times a token (a loop) adds up its passes: all of them suffer from its rounding. The
-    model runs eagerly, because hooks see nothing inside a compiled graph, in the number type scoring uses;
-    sums are float32. Hooks are detached again whatever happens. Raises HessianError without a single token.
+    batches: ids [B, T] of this rank's share, taken one at a time; every rank ends with the sums over all ranks.
+    A layer that runs several times a token (a loop) adds up its passes: all of them suffer from its rounding.
+    The model runs eagerly, because hooks see nothing inside a compiled graph, in the number type scoring uses; sums
+    are float32. Hooks are detached again whatever happens. Raises HessianError without a single token.
     """
     layers = dict(named_hooks(model))
     sums = {name: _square(layer.weight.shape[-1], host) for name, layer in layers.items()}
-    # One tensor, so that one all-reduce tells every rank which layers were reached at all, and how many
-    # tokens.
+    # One tensor, so that one all-reduce tells every rank which layers were reached at all, and how many tokens.
     counts = torch.zeros(len(layers) + 1, dtype=torch.int64, device=host.device)
 
     def watcher(place: int, sum_KK: Tensor):
