@@ -114,6 +114,7 @@ def entropy_bytes(stream: Stream) -> float:
     return -(share * np.log2(share)).sum() * stream.symbols.size / 8
 
 
+@pytest.mark.slow
 def test_zstd_by_parameters_beats_the_level_alone():
     """Six-bit codes with one step a tensor, so that row deviations vary: level 22 alone falls into the trap
     of 3-byte matches on these two, though not on all their like; stated parameters never do."""
