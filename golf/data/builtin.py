@@ -110,12 +110,19 @@ def strings(source: bytes, path: Path) -> Iterator[str]:
         match node:
             case ast.Expr(value=ast.Constant(value=str(text))):
                 yield text
-            case ast.Expr(value=ast.Call() as call) if "doc" in ast.unparse(call.func).lower():
-                yield from _constants(call)
-            case ast.Assign(value=value) if any("doc" in ast.unparse(target).lower() for target in node.targets):
+            case ast.Expr(value=ast.Call(func=name) as value) if _speaks_of_doc(name):
+                yield from _constants(value)
+            case ast.Assign(targets=[name], value=value) if _speaks_of_doc(name):
                 yield from _constants(value)
         for name in ("body", "orelse", "finalbody", "handlers"):
             pending += getattr(node, name, ())
+
+
+def _speaks_of_doc(name: ast.AST) -> bool:
+    """Whether "doc" is in the last part of a dotted name, or in what an item is taken from."""
+    while isinstance(name, ast.Subscript):
+        name = name.value
+    return "doc" in getattr(name, "attr", getattr(name, "id", "")).lower()
 
 
 def _constants(node: ast.AST) -> Iterator[str]:
