@@ -155,7 +155,7 @@ def calibration(corpus: Corpus, recipe: Recipe, job: Job) -> Iterator[Tensor]:
     plan = recipe.quant.calibration
     return stream.sample(
         corpus.train, count=plan.sequences, rows=plan.rows, seq_len=recipe.train.seq_len, seed=job.seed,
-        rank=job.host.rank, world=job.host.world,
+        rank=job.host.rank, world=job.host.world, vocab=corpus.vocab,
     )  # fmt: skip
 
 
