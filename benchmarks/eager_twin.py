@@ -1,7 +1,7 @@
 """The `pr1361` model as one would first write it down from its specification: plain modules, no golf.
 
-It is what golf's own U-Net is measured against, and an independent reference in its tests: parameters have the
-same names, so a state dict moves between the two as it is.
+It is what golf's own U-Net is measured against, and an independent reference in its tests: parameters have
+the same names, so a state dict moves between the two as it is.
 """
 
 from __future__ import annotations

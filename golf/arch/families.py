@@ -59,9 +59,7 @@ def import_checkpoint(family: str, state_dict: Mapping[str, Tensor], config: Map
     wrong shape or not floating.
     """
     if family not in ORIGINALS:
-        raise SpecError(
-            f"there are no original checkpoints of family {family!r}{_nearest(family, ORIGINALS)}"
-        )
+        raise SpecError(f"there are no original checkpoints of family {family!r}{_nearest(family, ORIGINALS)}")
     original = importlib.import_module(ORIGINALS[family])
     spec = original.from_config(config)
     state = original.from_state(state_dict, config)
@@ -114,19 +112,11 @@ def _from_table(value: Any, kind: type, path: str) -> Any:
         raise ArtifactError(f"{kind.__name__} has no field {unknown[0]!r}{_nearest(unknown[0], names)}")
     missing = [name for name in names if name not in value]
     if missing:
-        raise ArtifactError(
-            f"{path} lacks {', '.join(missing)}; the file was written by another version of golf"
-        )
+        raise ArtifactError(f"{path} lacks {', '.join(missing)}; the file was written by another version of golf")
     hints = get_type_hints(kind)
     return kind(**{name: _typed(value[name], hints[name], f"{path}.{name}") for name in names})
 
 
 def _nearest(name: str, known: Any) -> str:
     close = difflib.get_close_matches(name, list(known), n=1)
-    return (
-        f"; did you mean {close[0]!r}?"
-        if close
-        else f"; known: {', '.join(known)}"
-        if len(known) < 12
-        else ""
-    )
+    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known)}" if len(known) < 12 else ""

@@ -62,9 +62,14 @@ def _project(layer: Linear | Embedding, x: Tensor) -> Tensor:
     return F.linear(x, _weight(layer).to(x.dtype))
 
 
-def rms(x: Tensor, eps: float) -> Tensor:
-    """x over its root mean square along the last axis, computed in float32, in the type of x."""
-    return F.rms_norm(x.float(), (x.shape[-1],), eps=eps).to(x.dtype)
+def rms(x: Tensor, eps: float, gain: Tensor | float = 1.0) -> Tensor:
+    """x over its root mean square along the last axis, computed in float32, in the type of x.
+
+    gain: a factor for all of the last axis. It joins the one number per row, which saves a pass over x.
+    """
+    wide = x.float()
+    length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return (wide * (gain * torch.rsqrt(length.square() / x.shape[-1] + eps))).to(x.dtype)
 
 
 def rope_table(length: int, width: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -98,9 +103,7 @@ def check_ids(ids: Tensor, vocab: int) -> None:
     low, high = (edge.item() for edge in ids.aminmax())
     if low < 0 or high >= vocab:
         wrong = low if low < 0 else high
-        raise DataError(
-            f"token id {wrong} is outside 0..{vocab - 1}; use the model's own tokenizer, or raise vocab"
-        )
+        raise DataError(f"token id {wrong} is outside 0..{vocab - 1}; use the model's own tokenizer, or raise vocab")
 
 
 def roles_of(model: nn.Module, head: nn.Module) -> dict[str, Role]:

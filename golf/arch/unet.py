@@ -43,9 +43,7 @@ class BigramHash:
         _at_least(2, "bigram.rows", self.rows)
         _at_least(1, "bigram.dim", self.dim)
         if not self.init > 0:
-            raise SpecError(
-                f"bigram.init={self.init} would leave the branch dead; it must be above 0, usually 1"
-            )
+            raise SpecError(f"bigram.init={self.init} would leave the branch dead; it must be above 0, usually 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,8 +168,7 @@ class UNetSpec:
             dim=64,
             heads=4,
             kv_heads=4 if self.kv_heads == self.heads else min(self.kv_heads, 2),
-            bigram=self.bigram
-            and replace(self.bigram, rows=min(self.bigram.rows, 256), dim=min(self.bigram.dim, 16)),
+            bigram=self.bigram and replace(self.bigram, rows=min(self.bigram.rows, 256), dim=min(self.bigram.dim, 16)),
             values=self.values and replace(self.values, dim=min(self.values.dim, 16), layers=(-1,)),
             rope_dims=min(self.rope_dims, 8),
         )
@@ -209,7 +206,7 @@ class Attention(nn.Module):
         if value_BTK is not None:
             v_BTK = v_BTK + value_BTK
         v_BTGD = v_BTK.unflatten(-1, heads)
-        q_BTHD = rotate(rms(q_BTHD, EPS), cos[first:], sin[first:]) * self.q_gain.to(x_BTC.dtype)[:, None]
+        q_BTHD = rotate(rms(q_BTHD, EPS, self.q_gain[:, None]), cos[first:], sin[first:])
         k_BTGD = rotate(rms(k_BTGD, EPS), cos, sin)
         y_BTHD = attend(q_BTHD, k_BTGD, v_BTGD, bias)
         if xsa:
@@ -253,10 +250,10 @@ class Block(nn.Module):
         """The last `tail` positions after the block."""
         keep, restart = self.resid_mix.to(x_BTC.dtype)
         mixed_BTC = keep * x_BTC + restart * start_BTC
-        y_BTC = self.attn(self.shrink * rms(mixed_BTC, EPS), value_BTK, rope, bias, tail, self.xsa)
+        y_BTC = self.attn(rms(mixed_BTC, EPS, self.shrink), value_BTK, rope, bias, tail, self.xsa)
         mixed_BTC = mixed_BTC[:, mixed_BTC.shape[1] - tail :]
         out_BTC = mixed_BTC + self.attn_scale.to(x_BTC.dtype) * y_BTC
-        out_BTC = out_BTC + self.mlp_scale.to(x_BTC.dtype) * self.mlp(self.shrink * rms(out_BTC, EPS))
+        out_BTC = out_BTC + self.mlp_scale.to(x_BTC.dtype) * self.mlp(rms(out_BTC, EPS, self.shrink))
         if self.dtg:
             gate_BT1 = torch.sigmoid(self.dtg_gate(mixed_BTC.detach()))
             out_BTC = mixed_BTC + gate_BT1 * (out_BTC - mixed_BTC)
@@ -358,9 +355,7 @@ class UNet(nn.Module):
 
     def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats, float32, over the targets that are not -100."""
-        return F.cross_entropy(
-            self._cap(self.trunk(ids_BT)).flatten(0, 1), targets_BT.flatten(), ignore_index=-100
-        )
+        return F.cross_entropy(self._cap(self.trunk(ids_BT)).flatten(0, 1), targets_BT.flatten(), ignore_index=-100)
 
     def roles(self) -> dict[str, Role]:
         return roles_of(self, self.head)
@@ -405,9 +400,8 @@ class UNet(nn.Module):
             last = layer == spec.layers - 1
             if layer >= depth and skips:
                 x_BTC = x_BTC + self.skip_weights[layer - depth].to(x_BTC.dtype) * skips.pop()
-            x_BTC = block(
-                x_BTC, start_BTC, values.get(layer), rope, outer if last else inner, tail if last else time
-            )
+            seen, kept = (outer, tail) if last else (inner, time)
+            x_BTC = block(x_BTC, start_BTC, values.get(layer), rope, seen, kept)
             if layer < depth:
                 skips.append(x_BTC)
         return rms(x_BTC, EPS)

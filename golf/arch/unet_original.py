@@ -89,7 +89,5 @@ def from_state(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[s
     extra = {f"mtp_heads.{head}.weight" for head in range(known["mtp_num_heads"])}
     for name in sorted(extra & set(state)):
         if list(state[name].shape) != shape:
-            raise CheckpointError(
-                f"{name} is {list(state[name].shape)}, not {shape}; see vocab_size, model_dim"
-            )
+            raise CheckpointError(f"{name} is {list(state[name].shape)}, not {shape}; see vocab_size, model_dim")
     return {name: tensor for name, tensor in state.items() if name not in extra}
