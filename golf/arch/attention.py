@@ -30,17 +30,18 @@ def bias(starts_BT: Tensor | None, time: int, tail: int, like: Tensor) -> Tensor
 
 
 def attend(q_BTHD: Tensor, k_BSGD: Tensor, v_BSGD: Tensor, bias: Tensor | None) -> Tensor:
-    """softmax(q k / sqrt(D)) v as [B, T, H, D]; query head h reads kv head h // (H / G), nothing is copied.
+    """softmax(q k / sqrt(D)) v as [B, T, H, D]; query head h reads kv head h // (H / G).
 
     bias: see `bias`; None is plain causal attention with as many queries as keys.
     """
+    q_BHTD, k_BGSD, v_BGSD = (part.transpose(1, 2) for part in (q_BTHD, k_BSGD, v_BSGD))
+    group = q_BHTD.shape[1] // k_BGSD.shape[1]
+    if group > 1 and bias is not None and bias.is_cuda:
+        # The fused CUDA kernel that takes a bias knows no groups; copies are cheaper than the unfused one.
+        k_BGSD, v_BGSD = (part.repeat_interleave(group, dim=1) for part in (k_BGSD, v_BGSD))
+        group = 1
     y_BHTD = F.scaled_dot_product_attention(
-        q_BTHD.transpose(1, 2),
-        k_BSGD.transpose(1, 2),
-        v_BSGD.transpose(1, 2),
-        attn_mask=bias,
-        is_causal=bias is None,
-        enable_gqa=q_BTHD.shape[2] != k_BSGD.shape[2],
+        q_BHTD, k_BGSD, v_BGSD, attn_mask=bias, is_causal=bias is None, enable_gqa=group > 1
     )
     return y_BHTD.transpose(1, 2)
 

@@ -23,6 +23,10 @@ Report = Callable[[np.ndarray, np.ndarray], None]
 # Tokens looked through at once for document starts: 2 MB, however large the stream.
 SCAN = 1 << 20
 
+# Tokens of a batch where the caller leaves it open. What a CPU computes on should stay in its cache; a GPU wants
+# to be filled.
+CPU_TOKENS, GPU_TOKENS = 2048, 131_072
+
 # The target that cross entropy skips: padding, and what an earlier window has scored.
 UNSCORED = -100
 
@@ -32,21 +36,22 @@ class SlidingWindow:
     """How a model is scored.
 
     window: tokens fed at once.  stride: tokens newly scored by each window after the first.
-    batch_tokens: tokens fed in one batch of windows (speed and memory only; at least one window).
+    batch_tokens: tokens fed in one batch of windows (speed and memory only; at least one window); None leaves
+        it to the device.
     documents: "stream" reads on across documents, "isolated" scores each by itself.
     bos: the token that begins a document; only "isolated" looks for it.
     """
 
     window: int = 2048
     stride: int = 64
-    batch_tokens: int = 8192
+    batch_tokens: int | None = None
     documents: Literal["stream", "isolated"] = "stream"
     bos: int = 1
 
     def __post_init__(self) -> None:
         next(spans(1, self.window, self.stride))
-        if self.batch_tokens < 1:
-            raise SpecError(f"batch_tokens={self.batch_tokens} must be at least 1; 8192 suits a CPU")
+        if self.batch_tokens is not None and self.batch_tokens < 1:
+            raise SpecError(f"batch_tokens={self.batch_tokens} must be at least 1; None leaves it to the device")
         if self.documents not in ("stream", "isolated"):
             raise SpecError(f'documents={self.documents!r} must be "stream" or "isolated"')
 
@@ -67,7 +72,7 @@ def score(
     *,
     window: int,
     stride: int,
-    batch_tokens: int = 8192,
+    batch_tokens: int | None = None,
     documents: Literal["stream", "isolated"] = "stream",
     bos: int = 1,
     host: Host | None = None,
@@ -94,6 +99,8 @@ def score(
         plan = list(isolated(_find(tokens, bos), positions, window, stride))
     else:
         plan = list(spans(positions, window, stride))
+    if batch_tokens is None:
+        batch_tokens = CPU_TOKENS if host.device.type == "cpu" else GPU_TOKENS
     share = plan[host.rank :: host.world]
     nats, counts, done = torch.zeros((), dtype=torch.float64, device=host.device), np.zeros(2, np.int64), 0
     emit(sink, "score", done=0, total=len(share))
@@ -119,9 +126,7 @@ def score(
     total = Score(host.sum(nats).item(), *counts)
     assert total.tokens == positions, f"{total.tokens} targets scored instead of {positions}"
     if not math.isfinite(total.nats):
-        raise DivergedError(
-            f"the model's loss over {positions} tokens is {total.nats}; its weights cannot be used"
-        )
+        raise DivergedError(f"the model's loss over {positions} tokens is {total.nats}; its weights cannot be used")
     return total
 
 
