@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from types import TracebackType
 
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -146,8 +147,8 @@ def check_table(name: str, ledger: ByteLedger, verdicts: Sequence[Verdict]) -> T
 
 def quantize_table(report: dict) -> Table:
     """Per tensor: what it is, how it was stored, how many bits a weight that takes, how much of its output moved."""
-    table = Table(title=report["artifact"], title_justify="left")
-    table.add_column("tensor")
+    table = Table(title=report["artifact"], title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("tensor", no_wrap=True)
     for name in ("role", "method"):
         table.add_column(name)
     for name in ("parameters", "mean step", "bits", "error"):

@@ -94,5 +94,6 @@ def take_parts(qtensor: QTensor, **kinds: type) -> list[np.ndarray]:
 
 
 def as_rows(W: Tensor) -> Tensor:
-    """[..., K] as [R, K]: leading axes are rows. A vector is one row."""
-    return W.reshape(-1, W.shape[-1]) if W.numel() else W.reshape(0, W.shape[-1] if W.ndim else 1)
+    """[..., K] as [R, K]: leading axes are rows. A vector is one row, a scalar one row of one."""
+    W = W.reshape(1) if W.ndim == 0 else W
+    return W.reshape(-1, W.shape[-1]) if W.numel() else W.reshape(0, W.shape[-1])
