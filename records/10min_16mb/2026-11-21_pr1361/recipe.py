@@ -45,7 +45,7 @@ RECIPE = Recipe(
     quant=QuantSpec(
         # Seven bits leave steps room to shrink until the budget is full; the packer charges for entropy, not for bits.
         matrix=GPTQ(bits=7, k=15.0),
-        head=GPTQ(bits=8, k=20.0),
+        head=GPTQ(bits=8, k=8.0),
         embed=RoundNearest(bits=8, k=20.0),
         control=Keep("float16"),
         calibration=Calibration(sequences=256),

@@ -38,10 +38,12 @@ RECIPE = Recipe(
         control=AdamW(lr=0.04),
     ),
     quant=QuantSpec(
+        # Steps in standard deviations of a row, k / 63 or k / 127. The tied table feels rounding most, on its way in and
+        # out; tables that are only looked up feel it least.
         # Seven bits leave steps room to shrink until the budget is full; the packer charges for entropy, not for bits.
         matrix=GPTQ(bits=7, k=15.0),
-        head=GPTQ(bits=8, k=20.0),
-        embed=RoundNearest(bits=8, k=20.0),
+        head=GPTQ(bits=8, k=6.0),
+        embed=RoundNearest(bits=8, k=40.0),
         control=Keep("float16"),
         calibration=Calibration(sequences=128, rows=16),
     ),
