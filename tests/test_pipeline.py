@@ -16,7 +16,8 @@ from golf import recipe as recipes
 from golf import run as corridor
 from golf.cli import cli
 from golf.contracts import BudgetError, CheckpointError, GolfError, RunResult, SpecError
-from golf.data import shards
+from golf.data import documents, shards
+from golf.data.tokenizer import Tokenizer
 from golf.events import quiet
 from golf.host import Host
 from golf.pack import container
@@ -142,6 +143,37 @@ def test_two_ranks_score_what_one_does(record, run, tmp_path):
     assert "2x" in two["hardware"]
 
 
+@pytest.mark.slow
+def test_the_pr1361_record_runs_small_on_published_shards(root, shared, tmp_path):
+    """The record itself, on two ranks, with smaller numbers: FineWeb's file format and stock tokenizer."""
+    speaker = shared / "data" / "tokenizers" / "fineweb_1024_bpe.model"
+    reviews = shared / "data" / "reviews" / "docs_val.jsonl.zst"
+    coded = [ids for ids, _ in zip(Tokenizer(speaker).encode_documents(documents.read(reviews)), range(80))]
+    shards.write(tmp_path / "fineweb_train_%06d.bin", coded[:70], shard_tokens=20_000)
+    shards.write(tmp_path / "fineweb_val_%06d.bin", coded[70:])
+    shutil.copy(speaker, tmp_path)
+    small = (
+        "train.seconds=none train.steps=4 train.seq_len=64 train.rows=4 train.batch_tokens=1024 train.warmup_steps=1 "
+        "model.layers=4 model.dim=64 model.values.layers=2,3 model.bigram.rows=128 model.bigram.dim=16 "
+        f"quant.calibration.sequences=16 eval.window=64 eval.stride=32 data.folder={tmp_path}"
+    )
+    record = root / "records" / "10min_16mb" / "2026-11-21_pr1361"
+    words = ["run", str(record), "--out", str(tmp_path / "out"), *(f"--set={text}" for text in small.split())]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "golf"]
+    done = subprocess.run([*torchrun, *words], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = result_of(tmp_path / "out" / "1337")
+    assert result["corpus"] == "fineweb_sp1024" and result["bytes_tokenizer"] == 0
+    assert result["tokens_scored"] == sum(map(len, coded[70:])) - 1
+    assert result["train_tokens"] == 4 * 1024 and result["track"] == "10min_16mb"
+
+
+def test_the_pr1361_record_has_the_published_size(root):
+    recipe = recipes.load(root / "records" / "10min_16mb" / "2026-11-21_pr1361")
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in recipe.model.build().parameters()) == 27_067_484
+
+
 # --------------------------------------------------------------------------------------------------- checking a run
 
 
@@ -201,8 +233,8 @@ def test_a_flipped_byte_of_the_artifact_is_one_sentence(run, tmp_path):
 
 
 def test_quantize_existing_weights_under_a_cap(run, tmp_path):
-    documents = write_documents(tmp_path / "text.jsonl", 60)
-    words = ("quantize", run / "weights.safetensors", "-o", tmp_path / "a.golf", "--calibration", documents)
+    text = write_documents(tmp_path / "text.jsonl", 60)
+    words = ("quantize", run / "weights.safetensors", "-o", tmp_path / "a.golf", "--calibration", text)
     free = json.loads(golf(*words, "--json").stdout)
     cap = int(free["bytes_model"] * 0.8)
     capped = json.loads(golf(*words, "--cap", cap, "--json").stdout)
