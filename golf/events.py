@@ -60,7 +60,8 @@ _LINES = {
     "reserve": "gptq:reserving {seconds:.1f}s of the training budget",
     "fit": "fit: scale_multiplier:{multiplier:.4f} bytes:{bytes}",
     "ledger": "Total submission size: {total} bytes (code {code} + model {blob} + tokenizer {tokenizer}; cap {cap})",
-    "final": "final_{what}_exact val_loss:{loss:.8f} val_bpb:{bpb:.8f} eval_time:{seconds:.1f}s tokens:{tokens} bytes:{bytes}",
+    "final": "final_{what}_exact val_loss:{loss:.8f} val_bpb:{bpb:.8f} eval_time:{seconds:.1f}s tokens:{tokens} "
+    "bytes:{bytes}",
 }
 
 

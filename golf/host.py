@@ -7,7 +7,7 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
@@ -16,9 +16,9 @@ from pathlib import Path
 # wants a core, and cost nothing to avoid.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+import torch.distributed as dist
+from torch import Tensor
 
 PACKAGES = ("torch", "numpy", "scipy", "sentencepiece", "zstandard", "safetensors")
 # Packing 16 MB with a strong codec takes minutes on one rank while the others wait in a barrier.
@@ -31,7 +31,7 @@ class Host:
 
     rank: int = 0
     world: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def is_main(self) -> bool:

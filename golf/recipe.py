@@ -185,7 +185,8 @@ def parse(text: str, hint: Any, what: str) -> Any:
             raise wrong from None
     if hint in (str, Path):
         return hint(text)
-    raise SpecError(f"{what} is a {describe(hint)}; set one of its fields instead, as in {what.split('.')[-1]}.<field>=...")
+    field = what.split(".")[-1]
+    raise SpecError(f"{what} is a {describe(hint)}; set one of its fields instead, as in {field}.<field>=...")
 
 
 _TRUTH = dict.fromkeys(("true", "yes", "on", "1"), True) | dict.fromkeys(("false", "no", "off", "0"), False)

@@ -14,7 +14,7 @@ from golf.train.spec import AdamW, Muon, TrainSpec
 RECIPE = Recipe(
     track="cpu_5min_1mb",
     data=BuiltIn(vocab=2048),
-    # Small where a step costs time (width, depth, context), large where it only costs bytes: tables that are looked up.
+    # Small where a step costs time (width, depth, context), large where it costs bytes alone: tables looked up.
     model=UNetSpec(
         vocab=2048,
         layers=5,
