@@ -43,7 +43,7 @@ RECIPE = Recipe(
         grad_clip=0.3,
     ),
     quant=QuantSpec(
-        # Seven bits leave steps room to shrink until the budget is full; the packer charges for entropy, not for bits.
+        # Seven bits leave steps room to shrink until the budget is full; the packer charges entropy, not bits.
         matrix=GPTQ(bits=7, k=15.0),
         head=GPTQ(bits=8, k=8.0),
         embed=RoundNearest(bits=8, k=20.0),

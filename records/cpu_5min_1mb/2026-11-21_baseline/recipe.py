@@ -40,7 +40,7 @@ RECIPE = Recipe(
     quant=QuantSpec(
         # Steps in standard deviations of a row, k / 63 or k / 127. The tied table feels rounding most, on its way in and
         # out; tables that are only looked up feel it least.
-        # Seven bits leave steps room to shrink until the budget is full; the packer charges for entropy, not for bits.
+        # Seven bits leave steps room to shrink until the budget is full; the packer charges entropy, not bits.
         matrix=GPTQ(bits=7, k=15.0),
         head=GPTQ(bits=8, k=6.0),
         embed=RoundNearest(bits=8, k=40.0),
