@@ -38,8 +38,8 @@ RECIPE = Recipe(
         control=AdamW(lr=0.04),
     ),
     quant=QuantSpec(
-        # Steps in standard deviations of a row, k / 63 or k / 127. The tied table feels rounding most, on its way in and
-        # out; tables that are only looked up feel it least.
+        # Steps in standard deviations of a row are k / 63 or k / 127. The tied table feels rounding most, on its way
+        # in and out; tables that are only looked up feel it least.
         # Seven bits leave steps room to shrink until the budget is full; the packer charges entropy, not bits.
         matrix=GPTQ(bits=7, k=15.0),
         head=GPTQ(bits=8, k=6.0),
