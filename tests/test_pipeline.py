@@ -136,7 +136,7 @@ def test_two_ranks_score_what_one_does(record, run, tmp_path):
     words = ["run", str(record), "--seed", "7", "--out", str(tmp_path), "--set", "train.rows=4"]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "golf"]
     done = subprocess.run([*torchrun, *words], capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     two, one = result_of(tmp_path / "7"), result_of(run)
     assert two["tokens_scored"] == one["tokens_scored"] and two["bytes_scored"] == one["bytes_scored"]
     assert two["val_bpb"] == pytest.approx(one["val_bpb"], abs=0.02)
@@ -154,14 +154,14 @@ def test_the_pr1361_record_runs_small_on_published_shards(root, shared, tmp_path
     shutil.copy(speaker, tmp_path)
     small = (
         "train.seconds=none train.steps=4 train.seq_len=64 train.rows=4 train.batch_tokens=1024 train.warmup_steps=1 "
-        "model.layers=4 model.dim=64 model.values.layers=2,3 model.bigram.rows=128 model.bigram.dim=16 "
+        "model.layers=4 model.dim=128 model.bigram.rows=128 model.bigram.dim=16 "
         f"quant.calibration.sequences=16 eval.window=64 eval.stride=32 data.folder={tmp_path}"
     )
     record = root / "records" / "10min_16mb" / "2026-11-21_pr1361"
     words = ["run", str(record), "--out", str(tmp_path / "out"), *(f"--set={text}" for text in small.split())]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "golf"]
     done = subprocess.run([*torchrun, *words], capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.returncode == 0, done.stderr
     result = result_of(tmp_path / "out" / "1337")
     assert result["corpus"] == "fineweb_sp1024" and result["bytes_tokenizer"] == 0
     assert result["tokens_scored"] == sum(map(len, coded[70:])) - 1

@@ -22,7 +22,7 @@ RECIPE = Recipe(
         kv_heads=4,
         mlp_mult=3.0,
         bigram=BigramHash(rows=3072, dim=112),
-        values=ValueEmbedding(dim=128, layers=(9, 10)),
+        values=ValueEmbedding(dim=128, layers=(-2, -1)),
         xsa_last=11,
         rope_dims=16,
         rope_length=2048,

@@ -22,7 +22,7 @@ RECIPE = Recipe(
         heads=4,
         kv_heads=4,
         bigram=BigramHash(rows=8192, dim=64),
-        values=ValueEmbedding(dim=32, layers=(3, 4)),
+        values=ValueEmbedding(dim=32, layers=(-2, -1)),
         xsa_last=5,
         rope_length=256,
     ),
