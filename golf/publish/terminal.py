@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 from rich import box
 from rich.console import Console
@@ -16,14 +17,9 @@ from golf.events import lines
 from golf.publish.baselines import Baseline
 from golf.publish.check import Verdict
 
-STAGES = {
-    "data": "corpus",
-    "warmup": "compile",
-    "step": "train",
-    "quantize": "quantize",
-    "score": "score",
-    "fetch": "fetch",
-}
+# Events that say how far a stage has come, and those that begin a stage whose end cannot be foreseen.
+STAGES = {"data": "corpus", "step": "train", "score": "score", "fetch": "fetch"}
+OPEN_STAGES = {"reserve": "compile", "fit": "quantize"}
 
 
 class ProgressBar:
@@ -61,13 +57,27 @@ class ProgressBar:
             return
         if event.kind in STAGES:
             self._draw(STAGES[event.kind], event.values)
+        elif event.kind in OPEN_STAGES:
+            self._enter(OPEN_STAGES[event.kind], total=None)
+            if event.kind == "fit":
+                facts = f"attempt {event.values['attempt']}: {event.values['bytes']:,} bytes"
+                self._bar.update(self._task, facts=facts)
+        elif event.kind == "warmup":
+            facts = f"{event.values['backend']}: {event.values['why']}"
+            self._bar.update(self._task, facts=facts, total=1.0, completed=1.0)
 
-    def _draw(self, stage: str, values: dict) -> None:
-        if stage != self._stage:
-            if self._task is not None:
-                self._bar.update(self._task, completed=1.0, left="")
-            self._stage = stage
-            self._task = self._bar.add_task(stage, total=1.0, facts="", left="")
+    def _enter(self, stage: str, total: float | None) -> None:
+        """Begin a stage: fill up the bar of the one before and draw a new one."""
+        if stage == self._stage:
+            return
+        if self._task is not None:
+            self._bar.update(self._task, total=1.0, completed=1.0, left="")
+            self._bar.stop_task(self._task)
+        self._stage = stage
+        self._task = self._bar.add_task(stage, total=total, facts="", left="")
+
+    def _draw(self, stage: str, values: Mapping[str, Any]) -> None:
+        self._enter(stage, total=1.0)
         share = values["progress"] if "progress" in values else values["done"] / max(values["total"], 1)
         seconds_left = values.get("seconds_left")
         left = f"{_clock(seconds_left)} left" if seconds_left is not None else self._guess(share)
@@ -75,10 +85,10 @@ class ProgressBar:
 
     def _guess(self, share: float) -> str:
         elapsed = self._bar.tasks[-1].elapsed
-        return f"{_clock(elapsed * (1 - share) / share)} left" if elapsed and share > 0.02 else ""
+        return f"{_clock(elapsed * (1 - share) / share)} left" if elapsed and 0.02 < share < 1 else ""
 
 
-def _facts(stage: str, values: dict) -> str:
+def _facts(stage: str, values: Mapping[str, Any]) -> str:
     if stage == "train":
         return (
             f"loss {values['loss']:.3f}  lr {values['lr']:.3f}  {values['tokens_per_second']:,.0f} tok/s  "
