@@ -9,7 +9,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
 from golf.contracts import ByteLedger, Event, RunResult, Score
@@ -30,10 +30,9 @@ class ProgressBar:
         self._lines = lines(lambda text: print(text, file=sys.stderr, flush=True))
         self._bar = Progress(
             TextColumn("[bold]{task.description:<9}"),
-            BarColumn(bar_width=30),
+            BarColumn(bar_width=14),  # everything fits into 80 columns
             TextColumn("{task.percentage:>3.0f}%"),
             TextColumn("{task.fields[facts]}"),
-            TimeElapsedColumn(),
             TextColumn("{task.fields[left]}"),
             console=self.console,
         )
@@ -63,7 +62,7 @@ class ProgressBar:
                 facts = f"attempt {event.values['attempt']}: {event.values['bytes']:,} bytes"
                 self._bar.update(self._task, facts=facts)
         elif event.kind == "warmup":
-            facts = f"{event.values['backend']}: {event.values['why']}"
+            facts = f"{event.values['backend']}, {event.values['seconds']:.0f} s"
             self._bar.update(self._task, facts=facts, total=1.0, completed=1.0)
 
     def _enter(self, stage: str, total: float | None) -> None:
@@ -90,10 +89,7 @@ class ProgressBar:
 
 def _facts(stage: str, values: Mapping[str, Any]) -> str:
     if stage == "train":
-        return (
-            f"loss {values['loss']:.3f}  lr {values['lr']:.3f}  {values['tokens_per_second']:,.0f} tok/s  "
-            f"step {values['step']:,}"
-        )
+        return f"loss {values['loss']:.3f} lr x{values['lr']:.2f} {values['tokens_per_second']:,.0f} tok/s"
     return str(values.get("what", ""))
 
 
