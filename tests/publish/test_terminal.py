@@ -55,4 +55,4 @@ def test_without_a_terminal_there_are_lines(events, capsys):
 
 
 def test_an_event_nobody_draws_is_passed_over():
-    drawn([Event("step_of_another_tool", {}), Event("result", {})], True)
+    assert not drawn([Event("step_of_another_tool", {}), Event("result", {})], True)._bar.tasks
