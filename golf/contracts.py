@@ -55,6 +55,10 @@ class DivergedError(GolfError):
     """The loss or a gradient is no longer finite, or exploded."""
 
 
+class PredictorError(GolfError):
+    """A predictor answered something that is no distribution, or broke the interface it is scored through."""
+
+
 # ------------------------------------------------------------------------------------------------ model
 
 
