@@ -32,8 +32,11 @@ def bias(starts_BT: Tensor | None, time: int, tail: int, like: Tensor) -> Tensor
 def attend(q_BTHD: Tensor, k_BSGD: Tensor, v_BSGD: Tensor, bias: Tensor | None) -> Tensor:
     """softmax(q k / sqrt(D)) v as [B, T, H, D]; query head h reads kv head h // (H / G).
 
-    bias: see `bias`; None is plain causal attention with as many queries as keys.
+    bias: see `bias`; None is plain causal attention with as many queries as keys. Or a function of q, k and v
+        that attends in another way (`cache.Reading`).
     """
+    if callable(bias):
+        return bias(q_BTHD, k_BSGD, v_BSGD)
     q_BHTD, k_BGSD, v_BGSD = (part.transpose(1, 2) for part in (q_BTHD, k_BSGD, v_BSGD))
     group = q_BHTD.shape[1] // k_BGSD.shape[1]
     if group > 1 and bias is not None and bias.is_cuda:

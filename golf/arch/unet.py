@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from golf.arch.attention import attend, bias, exclude_self
 from golf.arch.layers import Embedding, Linear, check_ids, one_back, rms, roles_of, rope_table, rotate
 from golf.contracts import Role, SpecError
+
+if TYPE_CHECKING:
+    from golf.arch.cache import Cache
 
 EPS = torch.finfo(torch.float32).eps
 
@@ -376,28 +379,46 @@ class UNet(nn.Module):
 
     def trunk(self, ids_BT: Tensor, tail: int | None = None) -> Tensor:
         """What meets the head: the normed state [B, tail or T, C] of the last `tail` positions."""
-        spec, time = self.spec, ids_BT.shape[1]
+        time = ids_BT.shape[1]
         tail = time if tail is None else tail
         if not 0 < tail <= time:
             raise ValueError(f"tail={tail} must be in 1..{time}, the length of the input")
-        check_ids(ids_BT, spec.vocab)
-        starts_BT = None if spec.bos is None else ids_BT == spec.bos
+        starts_BT = self.starts(ids_BT)
+        x_BTC = self.entry(ids_BT, starts_BT)
+        if self.smear is not None:
+            x_BTC = self.smear(x_BTC, starts_BT)
+        apart = starts_BT if self.spec.documents else None
+        inner = bias(apart, time, time, x_BTC)
+        outer = inner if tail == time else bias(apart, time, tail, x_BTC)
+        return self.through(ids_BT, x_BTC, self.rope(time, time, ids_BT.device), inner, outer, tail)
+
+    def starts(self, ids_BT: Tensor) -> Tensor | None:
+        """True where a document begins; None where the spec does not care. Raises DataError as `forward`."""
+        check_ids(ids_BT, self.spec.vocab)
+        return None if self.spec.bos is None else ids_BT == self.spec.bos
+
+    def entry(self, ids_BT: Tensor, starts_BT: Tensor | None) -> Tensor:
+        """The normed embeddings that meet the smear gate."""
         x_BTC = self.tok_emb(ids_BT)
         if self.bigram is not None:
             x_BTC = x_BTC + self.bigram(ids_BT, starts_BT).to(x_BTC.dtype)
-        x_BTC = rms(x_BTC, EPS)
-        if self.smear is not None:
-            x_BTC = self.smear(x_BTC, starts_BT)
-        start_BTC = x_BTC
+        return rms(x_BTC, EPS)
+
+    def through(
+        self,
+        ids_BT: Tensor,
+        x_BTC: Tensor,
+        rope: tuple[Tensor, Tensor],
+        inner: Tensor | None,
+        outer: Tensor | None,
+        tail: int,
+    ) -> Tensor:
+        """All blocks and the last norm. outer: the bias of the last block, which keeps `tail` positions."""
+        start_BTC, time = x_BTC, x_BTC.shape[1]
         values = self._values(ids_BT, x_BTC.dtype)
-        cos, sin = self._rope(time, ids_BT.device)
-        rope = (cos, -sin)
-        apart = starts_BT if spec.documents else None
-        inner = bias(apart, time, time, x_BTC)
-        outer = inner if tail == time else bias(apart, time, tail, x_BTC)
-        depth, skips = spec.layers // 2, []
+        depth, skips = self.spec.layers // 2, []
         for layer, block in enumerate(self.blocks):
-            last = layer == spec.layers - 1
+            last = layer == self.spec.layers - 1
             if layer >= depth and skips:
                 x_BTC = x_BTC + self.skip_weights[layer - depth].to(x_BTC.dtype) * skips.pop()
             seen, kept = (outer, tail) if last else (inner, time)
@@ -414,9 +435,23 @@ class UNet(nn.Module):
         scales = zip(self.spec.value_layers, self.ve_layer_scales)
         return {layer: (scale * value_BTK).to(dtype) for layer, scale in scales}
 
-    def _rope(self, time: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    def rope(self, places: int, time: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of R- for the first `places`, as an input of `time` tokens turns them."""
         spec, width = self.spec, self.spec.rotated
         base = spec.rope_base
         if time > spec.rope_length and width > 2:  # a single pair turns at rate 1 whatever the base
             base *= (time / spec.rope_length) ** (width / (width - 2))
-        return rope_table(time, width, base, device)
+        cos, sin = rope_table(places, width, base, device)
+        return cos, -sin
+
+    def open_cache(self, rows: int, window: int | None = None) -> Cache:
+        """See `golf.arch.cache`. With `window`, the rotary base is that of inputs of so many tokens throughout."""
+        from golf.arch import unet_cache
+
+        return unet_cache.open_cache(self, rows, window)
+
+    def read_on(self, ids_BT: Tensor, cache: Cache, tail: int | None = None) -> Tensor:
+        """See `golf.arch.cache`. Past `rope_length`, without a window, each read starts over: all angles change."""
+        from golf.arch import unet_cache
+
+        return self._cap(unet_cache.read_on(self, ids_BT, cache, tail))

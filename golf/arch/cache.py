@@ -1,0 +1,192 @@
+"""What a model remembers of the tokens it has read, so that the next ones cost no more than themselves.
+
+A model that can read on has two methods beside `forward`:
+
+    cache = model.open_cache(rows, window=None)      nothing read yet, for `rows` streams of equal length
+    logits = model.read_on(ids_BT, cache, tail=None)  reads T more tokens a row; logits as `forward` returns them
+
+Whatever pieces a text is read in, the logits are those of one forward over all of it. With `window`, a token
+sees itself and the `window` - 1 tokens before it and nothing older, in every block, so that memory stays flat
+and the stream may be endless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from golf.arch.attention import attend
+from golf.arch.layers import rotate
+from golf.contracts import DataError, SpecError
+
+Rope = tuple[Tensor, Tensor]
+
+
+class Cache:
+    """Keys and values per block, and by name what else a family carries over.
+
+    rows: streams read side by side.  seen: tokens read so far in each.
+    spans: for each block the keys that a query sees, its own included; None is all there are. Blocks forget
+        keys that no later query can see, unless `forget` is False.
+    raw: keys are kept before rotation, because the angle they need changes with what is read later.
+    blocks: (keys, values) [B, S, G, D] of every block, newest last; S may differ between blocks.
+    notes: tensors [B, ...] of the family's own.
+
+    Tensors in here are replaced, never changed in place: a copy is free and both go on separately.
+    """
+
+    def __init__(self, rows: int, spans: Sequence[int | None], *, raw: bool, forget: bool = True) -> None:
+        if rows < 1:
+            raise SpecError(f"rows={rows} must be at least 1")
+        if any(span is not None and span < 1 for span in spans):
+            raise SpecError(f"window={min(span for span in spans if span is not None)} must be at least 1")
+        self.rows, self.spans, self.raw, self.forget = rows, tuple(spans), raw, forget
+        self.seen = 0
+        self.blocks: list[tuple[Tensor, Tensor]] = []
+        self.notes: dict[str, Tensor] = {}
+
+    @property
+    def kept(self) -> int:
+        """Keys in the block that holds most of them."""
+        return max((keys.shape[1] for keys, _ in self.blocks), default=0)
+
+    @property
+    def bytes(self) -> int:
+        """Memory of all tensors in here."""
+        held = [tensor for pair in self.blocks for tensor in pair] + list(self.notes.values())
+        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+    def copy(self) -> Cache:
+        """The same state, to be read on from independently. Nothing is duplicated."""
+        return self.pick(None)
+
+    def pick(self, rows: Tensor | None) -> Cache:
+        """A cache of some rows, by number; a row may come several times (beams, samples from one prompt)."""
+        other = Cache(self.rows if rows is None else len(rows), self.spans, raw=self.raw, forget=self.forget)
+        other.seen = self.seen
+        other.blocks = [(_rows(keys, rows), _rows(values, rows)) for keys, values in self.blocks]
+        other.notes = {name: _rows(tensor, rows) for name, tensor in self.notes.items()}
+        return other
+
+    def check(self, ids_BT: Tensor, limit: int | None = None) -> None:
+        """Raises DataError for ids of another number of rows, none at all, or more than `limit` with those before."""
+        rows, time = ids_BT.shape
+        if rows != self.rows:
+            raise DataError(f"the cache holds {self.rows} rows, the input has {rows}; open one for {rows}")
+        if not time:
+            raise DataError("the input has 0 tokens a row; give at least 1")
+        if limit is not None and self.spans[-1] is None:
+            check_length(self.seen, time, limit)
+
+
+def check_length(seen: int, time: int, limit: int) -> None:
+    """Raises DataError when `time` tokens after `seen` are more than a family's `limit`."""
+    if seen + time > limit:
+        before = f"{seen} tokens read and {time} more are" if seen else f"{time} tokens are"
+        raise DataError(f"{before} over the model's limit of {limit}; read fewer, or through a window")
+
+
+def _rows(tensor: Tensor, rows: Tensor | None) -> Tensor:
+    return tensor if rows is None else tensor.index_select(0, rows.to(tensor.device))
+
+
+class Reading:
+    """One extension of a cache by `time` tokens; takes the place of the bias in `attend`, block after block.
+
+    turn: rotary table for at least cache.kept + time places where the cache is raw, else None.
+    allowed_BS: false where a key may not be seen (padding), for the last S tokens read with these ones
+        included; older ones may be seen. A query that may see none sees itself, so that it stays finite.
+    starts_BT: true where a document begins; keys of an earlier one are not seen.
+    Nothing of the cache changes before `finish`.
+    """
+
+    def __init__(
+        self,
+        cache: Cache,
+        time: int,
+        *,
+        turn: Rope | None = None,
+        allowed_BS: Tensor | None = None,
+        starts_BT: Tensor | None = None,
+    ) -> None:
+        self.cache, self.time, self.turn, self.allowed_BS = cache, time, turn, allowed_BS
+        self.blocks: list[tuple[Tensor, Tensor]] = []
+        self.biases: dict[tuple[int, int | None, int], Tensor | None] = {}
+        self.document_BS = None if starts_BT is None else self._documents(starts_BT)
+
+    def _documents(self, starts_BT: Tensor) -> Tensor:
+        """Number of the document of every key there is."""
+        document_BT, before_BS = starts_BT.cumsum(1), self.cache.notes.get("documents")
+        if before_BS is None:
+            return document_BT
+        return torch.cat([before_BS, before_BS[:, -1:] + document_BT], dim=1)
+
+    def join(self, k_BTGD: Tensor, v_BTGD: Tensor) -> tuple[Tensor, Tensor]:
+        """All keys and values that the next block's queries may need, rotated if they were cached raw."""
+        layer = len(self.blocks)
+        if self.cache.blocks:
+            k_BSGD, v_BSGD = self.cache.blocks[layer]
+            k_BTGD, v_BTGD = torch.cat([k_BSGD, k_BTGD], dim=1), torch.cat([v_BSGD, v_BTGD], dim=1)
+        self.blocks.append((k_BTGD, v_BTGD))
+        return k_BTGD, v_BTGD
+
+    def rotated(self, x_BTHD: Tensor, last: int) -> Tensor:
+        """x as it stands at the end of `last` places, where the cache is raw."""
+        if self.turn is None:
+            return x_BTHD
+        cos, sin = (table[last - x_BTHD.shape[1] : last] for table in self.turn)
+        return rotate(x_BTHD, cos, sin)
+
+    def bias(self, keys: int, tail: int, like: Tensor) -> Tensor | None:
+        """As `attention.bias`, for the last `tail` queries of the block that `join` was called for last."""
+        key = keys, self.cache.spans[len(self.blocks) - 1], tail
+        if key not in self.biases:
+            self.biases[key] = self._bias(*key, like)
+        return self.biases[key]
+
+    def _bias(self, keys: int, span: int | None, tail: int, like: Tensor) -> Tensor | None:
+        if keys == tail and (span is None or span >= keys) and self.allowed_BS is None and self.document_BS is None:
+            return None
+        place = torch.arange(keys, device=like.device)
+        gap = place[keys - tail :, None] - place
+        seen = (gap >= 0)[None]
+        if span is not None:
+            seen = seen & (gap < span)
+        if self.document_BS is not None:
+            document_BS = self.document_BS[:, -keys:]
+            seen = seen & (document_BS[:, None, :] == document_BS[:, keys - tail :, None])
+        if self.allowed_BS is not None:
+            allowed_BS = self.allowed_BS.bool()[:, -keys:]
+            allowed_BS = torch.nn.functional.pad(allowed_BS, (keys - allowed_BS.shape[1], 0), value=True)
+            seen = seen & allowed_BS[:, None, :]
+            seen = seen | (gap == 0) & ~seen.any(-1, keepdim=True)
+        shape = (-1, 1, tail, keys)
+        return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill(~seen, -torch.inf).view(shape)
+
+    def __call__(self, q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor) -> Tensor:
+        """Attention of the next block: its new queries (the last ones, if fewer than keys) over all keys."""
+        k_BSGD, v_BSGD = self.join(k_BTGD, v_BTGD)
+        keys = k_BSGD.shape[1]
+        bias = self.bias(keys, q_BTHD.shape[1], q_BTHD)
+        return attend(self.rotated(q_BTHD, keys), self.rotated(k_BSGD, keys), v_BSGD, bias)
+
+    def finish(self, **notes: Tensor) -> None:
+        """Hand everything to the cache: all blocks were called, and these are the family's notes."""
+        cache = self.cache
+        cache.blocks = [
+            tuple(_newest(tensor, span if cache.forget else None) for tensor in pair)
+            for pair, span in zip(self.blocks, cache.spans)
+        ]
+        cache.notes = notes
+        if self.document_BS is not None:
+            cache.notes["documents"] = self.document_BS[:, -max(cache.kept, 1) :]
+        cache.seen += self.time
+
+
+def _newest(x_BSGD: Tensor, span: int | None) -> Tensor:
+    """What the next query can still see: it is one of the `span` itself. A copy, or the rest would stay in memory."""
+    if span is None or x_BSGD.shape[1] < span:
+        return x_BSGD
+    return x_BSGD[:, x_BSGD.shape[1] - span + 1 :].clone()
