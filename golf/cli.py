@@ -118,14 +118,25 @@ def quantize(
 @click.argument("source", type=FOLDER)
 @click.option("--data", type=FOLDER, help="Text to score: .bin shards, .jsonl[.zst] or .txt.  [default: a run's own]")
 @click.option("--tokenizer", type=FILE, help="The tokenizer, when it does not lie beside SOURCE.")
+@click.option("--task", "tasks", multiple=True, help="Answer a zero-shot task instead: .yaml, .jsonl or a name.")
+@click.option("--limit", type=int, help="Questions of each task.  [default: all]")
 @set_option
 @json_option
 def score(
-    source: Path, data: Path | None, tokenizer: Path | None, assignments: Sequence[str], as_json: bool
+    source: Path,
+    data: Path | None,
+    tokenizer: Path | None,
+    tasks: Sequence[str],
+    limit: int | None,
+    assignments: Sequence[str],
+    as_json: bool,
 ) -> None:
     """Bits per byte of SOURCE: a run folder, an artifact or weights."""
     from golf.publish import convert, terminal
 
+    if tasks:
+        _score_tasks(source, tokenizer, tasks, limit, as_json)
+        return
     with terminal.ProgressBar() as bar:
         begin = time.monotonic()
         total = convert.score_source(source, data, tokenizer, assignments, bar)
@@ -137,6 +148,17 @@ def score(
         click.echo(json.dumps(values | {"bytes_scored": total.bytes, "eval_seconds": seconds}, indent=1))
         return
     _console().print(terminal.score_table(str(source), total, seconds))
+
+
+def _score_tasks(source: Path, tokenizer: Path | None, tasks: Sequence[str], limit: int | None, as_json: bool) -> None:
+    from golf.publish import terminal, zeroshot
+
+    with terminal.ProgressBar() as bar:
+        found = zeroshot.score_tasks(source, tokenizer, tasks, limit, bar)
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    _console().print(terminal.task_table(str(source), found))
 
 
 @cli.command()

@@ -138,6 +138,20 @@ def score_table(name: str, score: Score, seconds: float) -> Table:
     return table
 
 
+def task_table(name: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Zero-shot tasks: each metric with its standard error."""
+    table = Table(title=name, title_justify="left")
+    for column in ("task", "questions", "metric", "value", "standard error"):
+        table.add_column(column, justify="left" if column in ("task", "metric") else "right")
+    for task, values in found.items():
+        for metric, value in values.items():
+            if metric != "questions" and not metric.endswith("_stderr"):
+                error = values.get(f"{metric}_stderr")
+                spread = "" if error is None else f"{error:.4f}"
+                table.add_row(task, str(values["questions"]), metric, f"[bold]{value:.4f}", spread)
+    return table
+
+
 def check_table(name: str, ledger: ByteLedger, verdicts: Sequence[Verdict]) -> Table:
     table = Table(title=name, title_justify="left")
     table.add_column("check")
