@@ -84,10 +84,10 @@ def measure(model_spec, train, host: hosts.Host, compiled: bool, repeats: int) -
     if compiled:
         job.loss = torch.compile(model.loss, dynamic=False, fullgraph=True)
     for _ in range(3):
-        job.advance(0.0)
+        job.advance(1.0)
     host.synchronize()
     first = time.perf_counter() - begin
-    step = timed(host, lambda: job.advance(0.0), repeats)
+    step = timed(host, lambda: job.advance(1.0), repeats)
 
     def forward_backward() -> None:
         job.optimizer.zero_grad()
@@ -95,7 +95,7 @@ def measure(model_spec, train, host: hosts.Host, compiled: bool, repeats: int) -
 
     backward = timed(host, forward_backward, repeats)
     zero = torch.zeros((), device=host.device)
-    optimizer = timed(host, lambda: job.optimizer.step(1, 1.0, 0.9, zero), repeats)
+    optimizer = timed(host, lambda: job.optimizer.step(1, 1.0, zero), repeats)
     matrices = [torch.randn_like(bank.values) for bank in job.optimizer.banks if bank.role is Role.MATRIX]
     newton = timed(host, lambda: [orthogonalize(m, train.matrix, host.compute_dtype) for m in matrices], repeats)
     flops = step_flops(model, train.batch_tokens, train.seq_len)

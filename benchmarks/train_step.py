@@ -177,7 +177,7 @@ def measure(threads: int, rows: int, rounds: int, eager_only: bool) -> bool:
     calls: dict[str, Callable[[], object]] = {
         "twin": PlainStep(twin, {name for name in roles if roles[name] is Role.MATRIX})
     }
-    calls |= {name: lambda job=job: job.advance(0.5) for name, job in jobs.items()}
+    calls |= {name: lambda job=job: job.advance(1.0) for name, job in jobs.items()}
     calls["backward"] = jobs["eager" if eager_only else "compiled"].backward
     for name, call in calls.items():
         seconds, _ = timed(call)

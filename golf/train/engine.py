@@ -89,7 +89,7 @@ class Loop:
         self.job, self.spec, self.clock, self._sink = job, spec, clock, sink
         self.watch = Watch(spec, job.optimizer.banks)
         self.stopped = ""
-        self._progress = 0.0
+        self._progress, self._lr_scale = 0.0, 0.0
         self._logged = (0.0, 0)
 
     # ------------------------------------------------------------------------------------------- state
@@ -123,7 +123,7 @@ class Loop:
             for _ in range(self.spec.warmup_steps):
                 visit = time.monotonic()
                 # At the peak learning rate: weights that start at zero must have moved before the check.
-                self.job.advance(self.spec.warmup)
+                self.job.advance(1.0)
                 self.job.host.synchronize()
                 self.clock.expect(time.monotonic() - visit)
         self._check_switches(sets)
@@ -172,9 +172,10 @@ class Loop:
             self._progress = max(self._progress, self._share())
             if job.enter(schedule.switches_at(self._progress, spec.stages)):
                 emit(self._sink, "stage", step=job.step, progress=self._progress, on=sorted(job.on))
-            stats = job.advance(self._progress)
+            self._lr_scale = schedule.lr_scale(job.step, self._progress, spec)
+            stats = job.advance(self._lr_scale)
             clock.tick()
-            self.watch.add(job.step, schedule.lr_scale(self._progress, spec), stats)
+            self.watch.add(job.step, self._lr_scale, stats)
             if not self._due():
                 continue
             self._read()
@@ -226,7 +227,7 @@ class Loop:
             "step",
             step=step,
             loss=self.watch.loss,
-            lr=schedule.lr_scale(self._progress, self.spec),
+            lr=self._lr_scale,
             grad_norm=self.watch.grad_norm,
             tokens_per_second=since_steps * self.spec.batch_tokens / max(since_seconds, 1e-9),
             seconds=seconds,

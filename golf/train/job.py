@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from golf.contracts import CheckpointError
 from golf.host import Host
-from golf.train import schedule
 from golf.train.average import Average
 from golf.train.optim import Optimizer
 from golf.train.spec import TrainSpec
@@ -71,18 +70,15 @@ class Job:
             total += loss.detach()
         return total
 
-    def advance(self, progress: float) -> Tensor:
-        """One optimizer step and one update of the average; the device may still be at it on return.
+    def advance(self, lr_scale: float) -> Tensor:
+        """One optimizer step at a share of the peak learning rates, and one update of the average; the device may
+        still be at it on return.
 
         Returns `Optimizer.step`'s figures.
         """
         self.optimizer.zero_grad()
         loss = self.backward()
-        scale, momentum = (
-            schedule.lr_scale(progress, self.spec),
-            schedule.momentum(self.step, self.spec.matrix),
-        )
-        stats = self.optimizer.step(self.step + 1, scale, momentum, loss)
+        stats = self.optimizer.step(self.step + 1, lr_scale, loss)
         self.average.update(self.step)
         self.step += 1
         return stats

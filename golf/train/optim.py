@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from golf.contracts import CheckpointError, Role
 from golf.host import Host
-from golf.train import banks
+from golf.train import banks, schedule
+from golf.train.banks import Bank
 from golf.train.spec import AdamW, Muon, TrainSpec
 
 # One (a, b, c) per iteration of X <- aX + (bA + cA^2)X with A = X XT; the last serves all further ones.
@@ -82,12 +83,12 @@ _all_gather = getattr(dist, "all_gather_single", None) or getattr(dist, "all_gat
 
 
 class Optimizer:
-    """Muon on MATRIX banks, AdamW on the others, for all ranks of a job.
+    """Muon or AdamW on MATRIX banks, AdamW on the others, for all ranks of a job.
 
-    Each rank owns a slice of every matrix bank: its gradients are reduced there, its momentum lives there,
-    and the finished updates are gathered. The flat banks are reduced together and updated alike on each rank.
-    With one rank every collective is the identity. Hyperparameters are plain numbers in eager code: a change
-    recompiles nothing.
+    Each rank owns a slice of every matrix bank: its gradients are reduced there, its momentum or moments live
+    there, and Muon's updates or AdamW's new values are gathered. The flat banks are reduced together and updated
+    alike on each rank. With one rank every collective is the identity. Hyperparameters are plain numbers in eager
+    code: a change recompiles nothing.
     """
 
     def __init__(self, model: nn.Module, roles: dict[str, Role], spec: TrainSpec, host: Host) -> None:
@@ -96,9 +97,11 @@ class Optimizer:
         self._matrices = [bank for bank in self.banks if bank.role is Role.MATRIX]
         self._flat = [bank for bank in self.banks if bank.role is not Role.MATRIX]
         self._dtype = host.compute_dtype
-        self._momentum = [torch.zeros_like(self._slice(bank.grads)) for bank in self._matrices]
-        self._first = [torch.zeros_like(bank.values) for bank in self._flat]
-        self._second = [torch.zeros_like(bank.values) for bank in self._flat]
+        kinds = [("momentum",) if isinstance(self._rule(bank), Muon) else ("first", "second") for bank in self.banks]
+        self._memory = [
+            {kind: torch.zeros_like(self._own(bank, bank.grads)) for kind in names}
+            for bank, names in zip(self.banks, kinds)
+        ]
 
     @property
     def labels(self) -> list[str]:
@@ -109,7 +112,7 @@ class Optimizer:
             bank.grads.zero_()
 
     @torch.no_grad()
-    def step(self, step: int, lr_scale: float, momentum: float, loss: Tensor) -> Tensor:
+    def step(self, step: int, lr_scale: float, loss: Tensor) -> Tensor:
         """Average gradients over ranks, clip by their global norm, update. `step` counts from 1.
 
         Returns [mean loss, squared gradient norm of each bank] over all ranks, before clipping; left on the
@@ -125,16 +128,19 @@ class Optimizer:
             shrink = (self._spec.grad_clip / (stats[1:].sum().sqrt() + 1e-6)).clamp_max(1.0)
             for shard in shards:
                 shard *= shrink
-        self._muon(shards[: len(self._matrices)], lr_scale, momentum)
-        for bank, grad, first, second in zip(self._flat, shards[len(self._matrices) :], self._first, self._second):
-            spec = getattr(self._spec, bank.role.value)
-            adamw_(bank.values, grad, first, second, step, spec.lr * lr_scale, spec)
+        pending = []  # while one bank's results travel, the next bank's are computed
+        for bank, shard, memory in zip(self.banks, shards, self._memory):
+            spec = self._rule(bank)
+            update = self._muon if isinstance(spec, Muon) else self._adamw
+            pending.append(update(bank, shard, step, spec.lr * lr_scale, spec, **memory))
+        for finish in pending:
+            finish()
         return stats
 
     def _reduce(self) -> list[Tensor]:
         """This rank's averaged slice of each matrix bank, then the averaged flat banks."""
         world = self._host.world
-        shards = [self._slice(bank.grads) for bank in self._matrices]
+        shards = [self._own(bank, bank.grads) for bank in self._matrices]
         if world > 1:
             shards = [torch.empty_like(shard) for shard in shards]
             work = [_reduce_scatter(out, bank.grads, async_op=True) for out, bank in zip(shards, self._matrices)]
@@ -147,27 +153,52 @@ class Optimizer:
                 shard /= world
         return shards + [bank.grads for bank in self._flat]
 
-    def _muon(self, shards: list[Tensor], lr_scale: float, momentum: float) -> None:
-        """Update the matrix banks; while one bank's updates travel, the next bank's are computed."""
-        spec = self._spec.matrix
-        pending = []
-        for bank, shard, buffer in zip(self._matrices, shards, self._momentum):
-            update = muon_update(shard, buffer, momentum, spec, self._dtype)
-            pending.append((bank, *self._gather(update)))
-        for bank, whole, handle in pending:
-            if handle is not None:
-                handle.wait()
-            lr = spec.lr * lr_scale
-            bank.values.mul_(1 - lr * spec.weight_decay).add_(whole.to(bank.values.dtype), alpha=-lr)
+    def _muon(
+        self, bank: Bank, shard: Tensor, step: int, lr: float, spec: Muon, momentum: Tensor
+    ) -> Callable[[], None]:
+        """Compute this rank's updates; what is returned waits for the others' and applies them all."""
+        update = muon_update(shard, momentum, schedule.momentum(step - 1, spec), spec, self._dtype)
+        arrive = self._gather(bank, update)
 
-    def _gather(self, shard: Tensor) -> tuple[Tensor, dist.Work | None]:
-        if self._host.world == 1:
-            return shard, None
-        whole = shard.new_empty(len(shard) * self._host.world, *shard.shape[1:])
-        return whole, _all_gather(whole, shard.contiguous(), async_op=True)
+        def finish() -> None:
+            bank.values.mul_(1 - lr * spec.weight_decay).add_(arrive().to(bank.values.dtype), alpha=-lr)
 
-    def _slice(self, whole: Tensor) -> Tensor:
-        return whole.chunk(self._host.world)[self._host.rank]
+        return finish
+
+    def _adamw(
+        self, bank: Bank, shard: Tensor, step: int, lr: float, spec: AdamW, first: Tensor, second: Tensor
+    ) -> Callable[[], None]:
+        """Update this rank's values; what is returned waits for the others' where they have some."""
+        own = self._own(bank, bank.values)
+        adamw_(own, shard, first, second, step, lr, spec)
+        arrive = self._gather(bank, own)
+
+        def finish() -> None:
+            whole = arrive()
+            if whole is not own:
+                bank.values.copy_(whole)
+
+        return finish
+
+    def _rule(self, bank: Bank) -> Muon | AdamW:
+        return getattr(self._spec, bank.role.value)
+
+    def _own(self, bank: Bank, whole: Tensor) -> Tensor:
+        """The part of a tensor laid out like a bank that this rank looks after."""
+        return whole.chunk(self._host.world)[self._host.rank] if bank.role is Role.MATRIX else whole
+
+    def _gather(self, bank: Bank, own: Tensor) -> Callable[[], Tensor]:
+        """Begin to collect what `_own` took apart; the function returned waits for the whole."""
+        if self._host.world == 1 or bank.role is not Role.MATRIX:
+            return lambda: own
+        whole = own.new_empty(len(own) * self._host.world, *own.shape[1:])
+        handle = _all_gather(whole, own.contiguous(), async_op=True)
+
+        def arrive() -> Tensor:
+            handle.wait()
+            return whole
+
+        return arrive
 
     def _flat_grads(self) -> Tensor:
         """The gradients of all flat banks as the one buffer they are cut from."""
@@ -178,36 +209,29 @@ class Optimizer:
         """Parameter names and their views of tensors laid out like the banks."""
         return {name: view for bank, tensor in zip(self.banks, like) for name, view in bank.named(tensor)}
 
+    def _remembered(self) -> Iterator[tuple[Bank, str, Tensor]]:
+        for bank, memory in zip(self.banks, self._memory):
+            for kind, own in memory.items():
+                yield bank, kind, own
+
     def state(self) -> dict[str, Tensor]:
         """Momentum and moments by parameter name, gathered from their owners. Every rank must call it."""
-        whole = []
-        for shard in self._momentum:
-            tensor, handle = self._gather(shard)
-            if handle is not None:
-                handle.wait()
-            whole.append(tensor)
-        return self._state(whole)
-
-    def _state(self, momentum: list[Tensor]) -> dict[str, Tensor]:
-        kinds = {
-            "momentum": zip(self._matrices, momentum),
-            "first": zip(self._flat, self._first),
-            "second": zip(self._flat, self._second),
-        }
         return {
             f"{kind}.{name}": view
-            for kind, pairs in kinds.items()
-            for bank, tensor in pairs
-            for name, view in bank.named(tensor)
+            for bank, kind, own in self._remembered()
+            for name, view in bank.named(self._gather(bank, own)())
         }
 
     @torch.no_grad()
     def restore(self, state: dict[str, Tensor]) -> None:
         """Take up what `state` returned. Raises CheckpointError when a tensor is missing or misshapen."""
-        whole = [torch.zeros_like(bank.values) for bank in self._matrices]
-        for name, view in self._state(whole).items():
-            if name not in state or state[name].shape != view.shape:
-                raise CheckpointError(f"optimizer state lacks {name!r} of shape {list(view.shape)}; start a new run")
-            view.copy_(state[name])
-        for shard, tensor in zip(self._momentum, whole):
-            shard.copy_(self._slice(tensor))
+        for bank, kind, own in self._remembered():
+            whole = torch.zeros_like(bank.values)
+            for name, view in bank.named(whole):
+                found = state.get(f"{kind}.{name}")
+                if found is None or found.shape != view.shape:
+                    raise CheckpointError(
+                        f"optimizer state lacks {f'{kind}.{name}'!r} of shape {list(view.shape)}; start a new run"
+                    )
+                view.copy_(found)
+            own.copy_(self._own(bank, whole))

@@ -5,8 +5,10 @@ from __future__ import annotations
 from golf.train.spec import Muon, Stage, TrainSpec
 
 
-def lr_scale(progress: float, spec: TrainSpec) -> float:
-    """Share of the peak learning rate: a linear rise, a plateau, a linear fall to `min_lr`."""
+def lr_scale(step: int, progress: float, spec: TrainSpec) -> float:
+    """Share of the peak learning rate: the spec's schedule, or a linear rise, a plateau, a linear fall to `min_lr`."""
+    if spec.schedule:
+        return spec.schedule.scale(step, progress)
     if progress < spec.warmup:
         return progress / spec.warmup
     if progress > 1 - spec.warmdown:

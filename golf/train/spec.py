@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 from golf.contracts import SpecError
 
@@ -62,6 +62,14 @@ class AdamW:
         _check(self.weight_decay >= 0, "AdamW.weight_decay", self.weight_decay, "0 or more")
 
 
+class Schedule(Protocol):
+    """How the learning rate moves, where the plain rise and fall of TrainSpec will not do."""
+
+    def scale(self, step: int, progress: float) -> float:
+        """Share of the peak after `step` finished steps, at a share `progress` of the budget."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A stretch of training from `begin`, a share of the budget, to where the next one begins.
@@ -90,8 +98,10 @@ class TrainSpec:
     steps: with it the schedule follows the step count, and the same seed gives the same weights.
     batch_tokens: per optimizer step, over all ranks.  rows: sequences in one forward pass of one rank.
     ema: highest decay of the averaged weights; early on it is lower, so that no start-up weight lingers.
+    matrix: hidden matrices under Muon or AdamW; the other roles are AdamW's.
     warmup, warmdown: shares of the budget in which the learning rate rises / falls linearly.
     min_lr: floor of the fall, as a share of the peak.  grad_clip: largest global gradient norm; 0 for none.
+    schedule: another course of the learning rate, in the place of these three (`golf.train.curves`).
     explode: the run stops when the smoothed loss exceeds this many times the first loss.
     compile: "auto" compiles where it pays and says what it chose.
     warmup_steps: untimed visits to every graph of the schedule, undone before the clock starts.
@@ -104,13 +114,14 @@ class TrainSpec:
     rows: int = 48
     ema: float = 0.997
     stages: tuple[Stage, ...] = ()
-    matrix: Muon = Muon()
+    matrix: Muon | AdamW = Muon()
     embed: AdamW = AdamW(lr=0.035, weight_decay=0.04)
     head: AdamW = AdamW(lr=0.035, weight_decay=0.04)
     control: AdamW = AdamW(lr=0.025)
     warmup: float = 0.0
     warmdown: float = 0.6
     min_lr: float = 0.0
+    schedule: Schedule | None = None
     grad_clip: float = 0.3
     explode: float = 2.0
     compile: Literal["auto", "on", "off"] = "auto"
@@ -134,6 +145,9 @@ class TrainSpec:
         _check(0 <= self.warmdown <= 1, "TrainSpec.warmdown", self.warmdown, "a share in [0, 1]")
         _check(self.warmup + self.warmdown <= 1, "warmup + warmdown", self.warmup + self.warmdown, "at most 1")
         _check(0 <= self.min_lr <= 1, "TrainSpec.min_lr", self.min_lr, "a share of the peak in [0, 1]")
+        linear = {name: getattr(self, name) for name in ("warmup", "warmdown", "min_lr")}
+        if self.schedule and linear != {name: getattr(TrainSpec, name) for name in linear}:
+            raise SpecError(f"TrainSpec has a schedule beside {linear}; set what it should do in train.schedule")
         _check(self.grad_clip >= 0, "TrainSpec.grad_clip", self.grad_clip, "0 (off) or more")
         _check(self.explode > 1, "TrainSpec.explode", self.explode, "a factor above 1")
         _check(self.compile in ("auto", "on", "off"), "TrainSpec.compile", self.compile, "auto, on or off")

@@ -148,7 +148,7 @@ def test_warm_up_leaves_no_trace():
     """T3: parameters, average, optimizer state, data position and random generators, before and after."""
     work = loop(dropout=0.3, warmup_steps=3, stages=(Stage(begin=0.5, fake_quant=True),))
     for step in range(2):  # not from the fresh state only
-        work.job.advance(step / 10)
+        work.job.advance(1 - step / 10)
     tensors, meta = work.capture()
     before, told = digest(tensors), repr(meta)
     work.warm_up()
@@ -166,7 +166,7 @@ def test_capture_sees_every_tensor_a_step_changes():
     """The hash above would be worth nothing if it left something out."""
     work = loop()
     before = {name: tensor.clone() for name, tensor in work.capture()[0].items()}
-    work.job.advance(0.0)
+    work.job.advance(1.0)
     after = work.capture()[0]
     same = {name for name in before if torch.equal(before[name], after[name])}
     assert same == {"model.ticks", "model.drift", "average.drift", "rng.0"}

@@ -129,7 +129,7 @@ def trained(steps=3, **changes):
         optimizer.zero_grad()
         loss = model.loss(*stream.next())
         loss.backward()
-        stats = optimizer.step(step, 1.0, 0.9, loss.detach())
+        stats = optimizer.step(step, 1.0, loss.detach())
     return model, optimizer, stats
 
 
@@ -137,7 +137,7 @@ def test_whole_step_follows_the_slow_reference():
     """Roles, learning rates, decay, clipping: everything a step does, spelled out parameter by parameter."""
     torch.manual_seed(8)
     slow, stream = Toy(), Counting()
-    muon = Muon(lr=0.05, weight_decay=0.2)
+    muon = Muon(lr=0.05, weight_decay=0.2, momentum=0.9, momentum_steps=0)
     head, control = AdamW(lr=0.02, weight_decay=0.1), AdamW(lr=0.01)
     kinds = {"table": head, "gain": control}
     state = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in slow.named_parameters()}
@@ -159,6 +159,33 @@ def test_whole_step_follows_the_slow_reference():
     assert stats[1:].sum().sqrt().item() == pytest.approx(norm.item(), rel=1e-4)
 
 
+def test_adamw_on_everything_is_torchs_with_a_group_for_each_role():
+    torch.manual_seed(8)
+    slow, stream = Toy(), Counting()
+    rules = {
+        "matrix": AdamW(lr=0.02, betas=(0.9, 0.95), weight_decay=0.3),
+        "head": AdamW(lr=0.01, weight_decay=0.1),
+        "control": AdamW(lr=0.01),
+    }
+    groups = [
+        {
+            "params": [p for name, p in slow.named_parameters() if slow.roles()[name].value == role],
+            **{"lr": rule.lr, "betas": rule.betas, "weight_decay": rule.weight_decay},
+        }
+        for role, rule in rules.items()
+    ]
+    reference = torch.optim.AdamW(groups)
+    for _ in range(4):
+        reference.zero_grad()
+        slow.loss(*stream.next()).backward()
+        torch.nn.utils.clip_grad_norm_(slow.parameters(), 1.0)
+        reference.step()
+    model, optimizer, _ = trained(steps=4, grad_clip=1.0, **rules)
+    for (name, ours), (_, theirs) in zip(model.named_parameters(), slow.named_parameters()):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6, msg=name)
+    assert {name.split(".")[0] for name in optimizer.state()} == {"first", "second"}
+
+
 def test_clipping_changes_adam_only_through_the_history():
     """The figures are those before clipping, with and without it."""
     _, _, clipped = trained(steps=1, grad_clip=0.01)
@@ -170,7 +197,7 @@ def test_control_parameters_do_not_decay_by_default():
     model, optimizer, _ = trained(steps=0)
     before = model.gain.detach().clone()
     optimizer.zero_grad()
-    optimizer.step(1, 1.0, 0.9, torch.tensor(0.0))
+    optimizer.step(1, 1.0, torch.tensor(0.0))
     assert torch.equal(model.gain, before)
     assert not torch.equal(model.up.weight, trained(steps=0)[0].up.weight)  # the default Muon decays
 

@@ -17,7 +17,7 @@ from golf.contracts import CheckpointError, DivergedError
 from golf.host import Host
 from golf.train import checkpoint
 from golf.train.engine import fit
-from golf.train.spec import Stage
+from golf.train.spec import AdamW, Stage
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +25,7 @@ pytestmark = pytest.mark.slow
 # norm taken before the reduction, or over one rank's slice, would show.
 STAGES = (Stage(begin=0.5, fake_quant=True),)
 SPEC = spec(steps=8, grad_clip=0.05, stages=STAGES, checkpoint_seconds=0)
+ADAMW = replace(SPEC, matrix=AdamW(lr=0.02, weight_decay=0.1))
 
 
 class Poisoned(Toy):
@@ -34,7 +35,7 @@ class Poisoned(Toy):
         return super().loss(ids, targets) + self.poison
 
 
-def train(host: Host, path: Path, seed: int, resume: bool = False, events=None, poison=0.0):
+def train(host: Host, path: Path, seed: int, resume: bool = False, events=None, poison=0.0, spec=SPEC):
     torch.manual_seed(seed)  # ranks start apart on purpose: rank 0's weights must win
     model = Poisoned()
     model.poison = poison
@@ -45,7 +46,7 @@ def train(host: Host, path: Path, seed: int, resume: bool = False, events=None, 
         switches={"fake_quant": quantizer(model)},
     )
     stream = Counting(host.rank, host.world)
-    return fit(model, stream, SPEC, checkpoint=path, resume=resume, **given)
+    return fit(model, stream, spec, checkpoint=path, resume=resume, **given)
 
 
 def stop_at_five(event):
@@ -64,6 +65,7 @@ def worker(rank: int, folder: Path) -> None:
     resumed = train(host, folder / "stopped", seed=7 + rank, resume=True)
     with pytest.raises(DivergedError, match="at step 1 "):  # only rank 1's loss is poisoned; both must stop
         train(host, folder / "poisoned", seed=0, poison=torch.nan if rank == 1 else 0.0)
+    adamw = train(host, folder / "adamw", seed=rank, spec=ADAMW)
     told = {
         "norms": [values["grad_norm"] for values in events.of("step")],
         "losses": [values["loss"] for values in events.of("step")],
@@ -71,6 +73,7 @@ def worker(rank: int, folder: Path) -> None:
         "resumed": digest(resumed.average),
     }
     checkpoint.save_weights(folder / f"rank{rank}", trained.average, told)
+    checkpoint.save_weights(folder / f"adamw{rank}", adamw.average, {})
     dist.barrier()
     dist.destroy_process_group()
 
@@ -103,6 +106,17 @@ def test_two_ranks_train_what_one_trains(ranks, tmp_path):
     assert min(norms) > SPEC.grad_clip, "clipping must have been at work in every step"
     for name, tensor in trained.average.items():
         torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=2e-4, msg=name)
+
+
+def test_two_ranks_train_with_adamw_what_one_trains(ranks, tmp_path):
+    one = train(Host(), tmp_path / "alone", seed=0, spec=ADAMW).average
+    first, second = (checkpoint.load_weights(ranks[0] / f"adamw{rank}")[0] for rank in range(2))
+    for name, tensor in one.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], tensor, rtol=1e-3, atol=2e-4, msg=name)
+    moments, _ = checkpoint.load(ranks[0] / "adamw", world=2)  # gathered whole from their owners
+    assert moments["second.up.weight"].shape == Toy().up.weight.shape
+    assert moments["second.up.weight"].count_nonzero() == Toy().up.weight.numel()
 
 
 def test_a_resumed_job_ends_in_the_same_bits(ranks):

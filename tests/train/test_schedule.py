@@ -9,20 +9,20 @@ from golf.train.spec import Muon, Stage, TrainSpec
 def test_learning_rate_rises_stays_and_falls_to_its_floor():
     spec = TrainSpec(steps=1, warmup=0.1, warmdown=0.4, min_lr=0.25)
     points = {0.0: 0.0, 0.05: 0.5, 0.1: 1.0, 0.6: 1.0, 0.7: 0.75, 0.8: 0.5, 0.9: 0.25, 0.95: 0.25, 1.0: 0.25}
-    assert {at: pytest.approx(lr_scale(at, spec)) for at in points} == points
+    assert {at: pytest.approx(lr_scale(0, at, spec)) for at in points} == points
 
 
 def test_without_a_floor_it_ends_at_zero_and_without_warmdown_it_never_falls():
-    assert lr_scale(1.0, TrainSpec(steps=1, warmdown=0.6)) == 0
-    assert lr_scale(1.0, TrainSpec(steps=1, warmdown=0.0)) == 1
+    assert lr_scale(0, 1.0, TrainSpec(steps=1, warmdown=0.6)) == 0
+    assert lr_scale(0, 1.0, TrainSpec(steps=1, warmdown=0.0)) == 1
 
 
 @settings(deadline=None)
 @given(st.floats(0, 1), st.floats(0, 0.5), st.floats(0, 0.5), st.floats(0, 1))
 def test_learning_rate_is_a_share(at, warmup, warmdown, floor):
     spec = TrainSpec(steps=1, warmup=warmup, warmdown=warmdown, min_lr=floor)
-    assert 0 <= lr_scale(at, spec) <= 1
-    assert lr_scale(warmup, spec) == 1 or warmup == 1 - warmdown  # the peak, where warm-up visits train
+    assert 0 <= lr_scale(0, at, spec) <= 1
+    assert lr_scale(0, warmup, spec) == 1 or warmup == 1 - warmdown  # the peak, where warm-up visits train
 
 
 def test_momentum_rises_linearly_then_stays():
