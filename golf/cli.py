@@ -120,6 +120,7 @@ def quantize(
 @click.option("--tokenizer", type=FILE, help="The tokenizer, when it does not lie beside SOURCE.")
 @click.option("--task", "tasks", multiple=True, help="Answer a zero-shot task instead: .yaml, .jsonl or a name.")
 @click.option("--limit", type=int, help="Questions of each task.  [default: all]")
+@click.option("--eval", "kind", metavar="KIND", help="Another kind of score than SOURCE's own, such as sliding.")
 @set_option
 @json_option
 def score(
@@ -128,26 +129,29 @@ def score(
     tokenizer: Path | None,
     tasks: Sequence[str],
     limit: int | None,
+    kind: str | None,
     assignments: Sequence[str],
     as_json: bool,
 ) -> None:
     """Bits per byte of SOURCE: a run folder, an artifact or weights."""
-    from golf.publish import convert, terminal
+    from golf.publish import scoring, terminal
 
     if tasks:
         _score_tasks(source, tokenizer, tasks, limit, as_json)
         return
     with terminal.ProgressBar() as bar:
         begin = time.monotonic()
-        total = convert.score_source(source, data, tokenizer, assignments, bar)
+        scored = scoring.score_source(source, data, tokenizer, kind, assignments, bar)
         seconds = time.monotonic() - begin
-    if total is None:  # another rank reports
+    if scored is None:  # another rank reports
         return
     if as_json:
-        values = {"val_loss": total.loss, "val_bpb": total.bpb, "tokens_scored": total.tokens}
-        click.echo(json.dumps(values | {"bytes_scored": total.bytes, "eval_seconds": seconds}, indent=1))
+        total, fixed = scored.score, scored.fixed or scored.score
+        values = {"val_loss": total.loss, "val_bpb": total.bpb, "eval_kind": scored.kind, "val_bpb_fixed": fixed.bpb}
+        values |= {"tokens_scored": total.tokens, "bytes_scored": total.bytes, "eval_seconds": seconds}
+        click.echo(json.dumps(values, indent=1))
         return
-    _console().print(terminal.score_table(str(source), total, seconds))
+    _console().print(terminal.score_table(str(source), scored, seconds))
 
 
 def _score_tasks(source: Path, tokenizer: Path | None, tasks: Sequence[str], limit: int | None, as_json: bool) -> None:

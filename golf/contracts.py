@@ -8,11 +8,11 @@ Shape legend, the same in every file of golf:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -295,14 +295,53 @@ class Score:
         return self.nats / self.tokens
 
 
+class Evaluation(Protocol):
+    """How a model is scored. `kind` is its key in `golf.eval.kinds` and names the number it gives.
+
+    window: tokens that a prediction may look back on.
+    fixed: the evaluation whose score is reported beside this one's because it does not adapt; this one itself
+        where there is no adaptation.
+    plain: windows without overlap, for a quick look.
+    """
+
+    kind: ClassVar[str]
+    window: int
+
+    @property
+    def fixed(self) -> Evaluation: ...
+
+    @property
+    def plain(self) -> Evaluation: ...
+
+    def tiny(self) -> Evaluation:
+        """The same for a model trained on 64 tokens at once."""
+        ...
+
+    def score(
+        self,
+        model: torch.nn.Module,
+        tokens: Sequence[int],
+        table: ByteTable,
+        *,
+        host: Any = ...,
+        sink: Sink = ...,
+        report: Callable[[np.ndarray, np.ndarray], None] | None = None,
+    ) -> Score:
+        """Nats, count and bytes of t_1..t_N, each predicted once. `report` gets positions of targets and their
+        nats (float32), on the rank and in the order in which they are scored."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
     """What a run proves, as written to `result.json`. Times in seconds, losses in nats per token, scores in bits
     per byte. The first seven names are spelled as the challenge's `submission.json` spells them.
 
-    val_bpb: sliding window on the model read back from the artifact file.
-    val_bpb_unquantized: the averaged weights before quantization under the same windows, so that the difference
-        to val_bpb is the quantization tax.
+    val_bpb: the recipe's evaluation of the model read back from the artifact file; eval_kind says which kind that
+        is ("sliding" windows, a "rolling" cache, or one that adapts). Kinds are never compared as if one.
+    val_bpb_fixed: the same model by the same windows without adaptation; val_bpb itself where nothing adapts.
+    val_bpb_unquantized: the averaged weights before quantization under the windows of val_bpb_fixed, so that the
+        difference between these two is the quantization tax.
     val_bpb_roundtrip: the read-back model on plain windows without overlap.
     train_seconds: the timed loop plus everything after it that reads training data (Hessians).
     eval_seconds: from opening the artifact to the final number.
@@ -337,6 +376,8 @@ class RunResult:
     scale_multiplier: float
     artifact_sha256: str
     hardware: str
+    eval_kind: str = "sliding"
+    val_bpb_fixed: float | None = None
 
 
 # --------------------------------------------------------------------------------------------------- events

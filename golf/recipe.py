@@ -13,8 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from golf.contracts import DataSpec, ModelSpec, SpecError
-from golf.eval.sliding import SlidingWindow
+from golf.contracts import DataSpec, Evaluation, ModelSpec, SpecError
 from golf.pack.container import PackSpec
 from golf.quant.apply import QuantSpec
 from golf.train.spec import TrainSpec
@@ -30,7 +29,7 @@ class Recipe:
     train: TrainSpec
     quant: QuantSpec
     pack: PackSpec
-    eval: SlidingWindow
+    eval: Evaluation
 
     @property
     def digest(self) -> str:
@@ -53,7 +52,7 @@ class Recipe:
             model=self.model.tiny(),
             train=train,
             quant=replace(self.quant, calibration=calibration),
-            eval=replace(self.eval, window=64, stride=32),
+            eval=self.eval.tiny(),
         )
 
 

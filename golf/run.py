@@ -19,7 +19,6 @@ from golf import track as tracks
 from golf.arch import families
 from golf.contracts import ByteLedger, ByteTable, Corpus, Model, RunResult, Score, Sink, SpecError, emit
 from golf.data import shards, stream, tokenizer
-from golf.eval import sliding
 from golf.host import Host, write_atomic
 from golf.pack import container
 from golf.quant import apply, fit, hessian, reach
@@ -49,7 +48,7 @@ def run(recipe: Recipe, job: Job) -> RunResult:
 
     Raises BudgetError when no setting fits the cap, and whatever the rooms raise; nothing half-written stays.
     """
-    host, sink, track = job.host, job.sink, tracks.find(recipe.track)
+    host, sink, track, how = job.host, job.sink, tracks.find(recipe.track), recipe.eval
     if host.is_main and not job.resume:
         for name in (WEIGHTS, ARTIFACT, TOKENIZER, RESULT, CODE, CHECKPOINT):
             (job.out / name).unlink(missing_ok=True)
@@ -107,11 +106,12 @@ def run(recipe: Recipe, job: Job) -> RunResult:
     data = (job.out / ARTIFACT).read_bytes()
     table, tokens = tokenizer.byte_table(corpus.tokenizer), shards.Tokens(corpus.val, corpus.vocab)
     fresh = read_model(data).to(host.device)
-    final = score("sliding", fresh, tokens, table, recipe.eval, host, sink)
+    final = score(how.kind, fresh, tokens, table, how, host, sink)
     eval_seconds = host.largest(time.monotonic() - begin)
     # Diagnostics come after everything that counts: a crash here still leaves a valid artifact and its score.
-    roundtrip = score("roundtrip", fresh, tokens, table, replace(recipe.eval, stride=recipe.eval.window), host, sink)
-    unquantized = score("unquantized", model, tokens, table, recipe.eval, host, sink)
+    fixed = final if how.fixed is how else score("fixed", fresh, tokens, table, how.fixed, host, sink)
+    roundtrip = score("roundtrip", fresh, tokens, table, how.plain, host, sink)
+    unquantized = score("unquantized", model, tokens, table, how.fixed, host, sink)
 
     ledger = replace(ledger, blob=len(data))
     result = RunResult(
@@ -122,7 +122,8 @@ def run(recipe: Recipe, job: Job) -> RunResult:
         bytes_scored=final.bytes, versions=hosts.versions(), bytes_cap=ledger.cap, bytes_tokenizer=ledger.tokenizer,
         tokenizer_sha256=corpus.tokenizer_sha256, tokenizer_counted=corpus.tokenizer_counted, corpus=corpus.name,
         train_tokens=trained.tokens, stopped=trained.stopped, scale_multiplier=multiplier,
-        artifact_sha256=hashlib.sha256(data).hexdigest(), hardware=host.hardware,
+        artifact_sha256=hashlib.sha256(data).hexdigest(), hardware=host.hardware, eval_kind=how.kind,
+        val_bpb_fixed=fixed.bpb,
     )  # fmt: skip
     emit(sink, "ledger", total=ledger.total, headroom=ledger.headroom, **asdict(ledger))
     emit(sink, "result", **asdict(result))
@@ -173,7 +174,7 @@ def describe(recipe: Recipe, corpus: Corpus) -> dict[str, Any]:
     """What travels with weights and artifact: the model's shape, how it is scored, whose tokens it speaks."""
     return {
         "model": families.spec_to_json(recipe.model),
-        "eval": {"window": recipe.eval.window, "stride": recipe.eval.stride},
+        "eval": {"kind": recipe.eval.kind, **asdict(recipe.eval)},
         "tokenizer_sha256": corpus.tokenizer_sha256,
     }
 
@@ -193,8 +194,7 @@ def read_model(data: bytes) -> Model:
 
 def score(what: str, model: Model, tokens: Any, table: ByteTable, spec: Any, host: Host, sink: Sink) -> Score:
     """One pass over the validation tokens, reported under the name of what was scored."""
-    begin = time.monotonic()
-    total = sliding.score(model, tokens, table, **sliding.options(spec), host=host, sink=sink)
+    begin, total = time.monotonic(), spec.score(model, tokens, table, host=host, sink=sink)
     facts = {"loss": total.loss, "bpb": total.bpb, "tokens": total.tokens, "bytes": total.bytes}
     emit(sink, "final", what=what, **facts, seconds=time.monotonic() - begin)
     return total

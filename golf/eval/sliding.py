@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.contracts import ByteTable, DataError, DivergedError, Event, Score, Sink, SpecError, emit
-from golf.eval.spans import Span, isolated, spans
+from golf.eval.spans import Span, isolated, packed, spans
 from golf.host import Host
 
 Report = Callable[[np.ndarray, np.ndarray], None]
@@ -26,14 +27,21 @@ SCAN = 1 << 20
 # Tokens of a batch where the caller leaves it open. What a CPU computes on should stay in its cache; a GPU wants
 # to be filled.
 CPU_TOKENS, GPU_TOKENS = 2048, 131_072
+# What a logit costs while its row is scored: itself, its capped copy and its logarithm in float32, and what the
+# allocator leaves unused beside them.
+LOGIT_BYTES = 24
 
 # The target that cross entropy skips: padding, and what an earlier window has scored.
 UNSCORED = -100
 
 
+def quiet(event: Event) -> None:
+    pass
+
+
 @dataclass(frozen=True, kw_only=True)
 class SlidingWindow:
-    """How a model is scored.
+    """Scores by windows of one length, each of which adds `stride` predictions to those before.
 
     window: tokens fed at once.  stride: tokens newly scored by each window after the first.
     batch_tokens: tokens fed in one batch of windows (speed and memory only; at least one window); None leaves
@@ -41,6 +49,8 @@ class SlidingWindow:
     documents: "stream" reads on across documents, "isolated" scores each by itself.
     bos: the token that begins a document; only "isolated" looks for it.
     """
+
+    kind: ClassVar[str] = "sliding"
 
     window: int = 2048
     stride: int = 64
@@ -55,83 +65,114 @@ class SlidingWindow:
         if self.documents not in ("stream", "isolated"):
             raise SpecError(f'documents={self.documents!r} must be "stream" or "isolated"')
 
+    @property
+    def fixed(self) -> SlidingWindow:
+        """The same score without adaptation: a window never adapts."""
+        return self
 
-def options(spec: SlidingWindow) -> dict[str, Any]:
-    """The keyword arguments of `score` that the specification fixes."""
-    return {name: getattr(spec, name) for name in ("window", "stride", "batch_tokens", "documents", "bos")}
+    @property
+    def plain(self) -> SlidingWindow:
+        """Windows without overlap: every token fed once."""
+        return replace(self, stride=self.window)
+
+    def tiny(self) -> SlidingWindow:
+        return replace(self, window=64, stride=32)
+
+    def plan(self, model: nn.Module, tokens: Sequence[int]) -> Iterator[Span]:
+        """What is fed and scored, in stream order, one span at a time.
+
+        For a model that by itself keeps documents apart, neighboring ones share a window, and what lies before a
+        document is left out of its windows: the same predictions, to rounding, for fewer tokens fed.
+        """
+        spec = getattr(model, "spec", None)
+        apart = spec.bos if getattr(spec, "documents", False) else None
+        if self.documents == "isolated":
+            edge, anchor = self.bos, 1
+        else:
+            # With less overlap than half a window, the cuts at documents would cost more than they spare.
+            edge, anchor = apart if 2 * self.stride <= self.window else None, self.stride
+        starts = () if edge is None else _find(tokens, edge)
+        plan = isolated(starts, len(tokens) - 1, self.window, self.stride, anchor)
+        return plan if edge is None or edge != apart else packed(plan, self.window)
+
+    def score(
+        self,
+        model: nn.Module,
+        tokens: Sequence[int],
+        table: ByteTable,
+        *,
+        host: Host | None = None,
+        sink: Sink = quiet,
+        report: Report | None = None,
+    ) -> Score:
+        """Nats, count and bytes of t_1..t_N under a model with `forward(ids_BT) -> logits_BTV`.
+
+        tokens: t_0..t_N; anything one-dimensional with a length and slices that become arrays.
+        report: called on each rank with positions of targets and their nats (float32), as they are scored.
+
+        Windows are fed at one length whatever the stream's. Short ones are padded on the right, which no causal
+        model sees: so nothing is compiled twice, and a model that changes with the length of its input (the
+        U-Net stretches its rotary base) computes the same in every window. Where `forward` takes `tail`, only
+        scored positions reach the head. Ranks share the spans and add up in float64; all return the same Score.
+        Raises DataError for fewer than two tokens or one outside the table, DivergedError for a sum that is not
+        finite.
+        """
+        host = host or Host()
+        positions = len(tokens) - 1
+        if positions < 1:
+            raise DataError(f"scoring needs at least 2 tokens, the stream has {len(tokens)}; give more text")
+        plan = islice(self.plan(model, tokens), host.rank, None, host.world)
+        rows = max(1, (self.batch_tokens or fitting(host, table.vocab)) // self.window)
+        nats, counts = torch.zeros((), dtype=torch.float64, device=host.device), np.zeros(2, np.int64)
+        emit(sink, "score", done=0, total=positions)
+        forward = forward_tail(model)
+        with scoring(model, host):
+            for batch, tail in _batches(plan, self.window, self.stride, rows):
+                ids_BT, targets_BT, lengths = _read(tokens, batch, self.window, tail, table)
+                logits_BTV = forward(torch.from_numpy(ids_BT).to(host.device), tail)
+                nats_N = F.cross_entropy(
+                    logits_BTV.flatten(0, 1).float(),
+                    torch.from_numpy(targets_BT).flatten().to(host.device),
+                    ignore_index=UNSCORED,
+                    reduction="none",
+                )
+                nats += nats_N.sum(dtype=torch.float64)
+                counts += [sum(span.end - span.start for span in batch), lengths]
+                emit(sink, "score", done=min(int(counts[0]) * host.world, positions), total=positions)
+                if report is not None:
+                    places = np.concatenate([np.arange(span.start, span.end) for span in batch])
+                    report(places + 1, nats_N.cpu().numpy()[targets_BT.ravel() != UNSCORED])
+        return total(host, nats, counts, positions)
 
 
-def _quiet(event: Event) -> None:
-    pass
+def score(model: nn.Module, tokens: Sequence[int], table: ByteTable, **settings: Any) -> Score:
+    """`SlidingWindow.score` with the specification's fields and the method's options side by side."""
+    options = {name: settings.pop(name) for name in ("host", "sink", "report") if name in settings}
+    return SlidingWindow(**settings).score(model, tokens, table, **options)
 
 
-def score(
-    model: nn.Module,
-    tokens: Sequence[int],
-    table: ByteTable,
-    *,
-    window: int,
-    stride: int,
-    batch_tokens: int | None = None,
-    documents: Literal["stream", "isolated"] = "stream",
-    bos: int = 1,
-    host: Host | None = None,
-    sink: Sink = _quiet,
-    report: Report | None = None,
-) -> Score:
-    """Nats, count and bytes of t_1..t_N under a model with `forward(ids_BT) -> logits_BTV`.
+def total(host: Host, nats: Tensor, counts: np.ndarray, positions: int) -> Score:
+    """The Score of all ranks from each one's nats (float64) and counts of tokens and bytes.
 
-    tokens: t_0..t_N; anything one-dimensional with a length and slices that become arrays.
-    report: called on each rank with positions of targets and their nats (float32), as they are scored.
-
-    Windows are fed at one length whatever the stream's. Short ones are padded on the right, which no causal
-    model sees: so nothing is compiled twice, and a model that changes with the length of its input (the U-Net
-    stretches its rotary base) computes the same in every window. Where `forward` takes `tail`, only scored
-    positions reach the head. Ranks share the spans and add up in float64; all return the same Score.
-    Raises DataError for fewer than two tokens or one outside the table, DivergedError for a sum that is not
-    finite.
+    Raises DivergedError for a sum that is not finite.
     """
-    host = host or Host()
-    positions = len(tokens) - 1
-    if positions < 1:
-        raise DataError(f"scoring needs at least 2 tokens, the stream has {len(tokens)}; give more text")
-    if documents == "isolated":
-        plan = list(isolated(_find(tokens, bos), positions, window, stride))
-    else:
-        plan = list(spans(positions, window, stride))
-    if batch_tokens is None:
-        batch_tokens = CPU_TOKENS if host.device.type == "cpu" else GPU_TOKENS
-    share = plan[host.rank :: host.world]
-    nats, counts, done = torch.zeros((), dtype=torch.float64, device=host.device), np.zeros(2, np.int64), 0
-    emit(sink, "score", done=0, total=len(share))
-    forward = _forward(model)
-    with _scoring(model, host):
-        for batch, tail in _batches(share, window, stride, max(1, batch_tokens // window)):
-            ids_BT, targets_BT, lengths = _read(tokens, batch, window, tail, table)
-            logits_BTV = forward(torch.from_numpy(ids_BT).to(host.device), tail)
-            nats_N = F.cross_entropy(
-                logits_BTV.flatten(0, 1).float(),
-                torch.from_numpy(targets_BT).flatten().to(host.device),
-                ignore_index=UNSCORED,
-                reduction="none",
-            )
-            nats += nats_N.sum(dtype=torch.float64)
-            counts += [sum(span.end - span.start for span in batch), lengths]
-            done += sum(span.end > span.begin for span in batch)
-            emit(sink, "score", done=done, total=len(share))
-            if report is not None:
-                places = np.concatenate([np.arange(span.start, span.end) for span in batch])
-                report(places + 1, nats_N.cpu().numpy()[targets_BT.ravel() != UNSCORED])
     counts = host.sum(torch.from_numpy(counts).to(host.device)).tolist()
-    total = Score(host.sum(nats).item(), *counts)
-    assert total.tokens == positions, f"{total.tokens} targets scored instead of {positions}"
-    if not math.isfinite(total.nats):
-        raise DivergedError(f"the model's loss over {positions} tokens is {total.nats}; its weights cannot be used")
-    return total
+    score = Score(host.sum(nats).item(), *counts)
+    assert score.tokens == positions, f"{score.tokens} targets scored instead of {positions}"
+    if not math.isfinite(score.nats):
+        raise DivergedError(f"the model's loss over {positions} tokens is {score.nats}; its weights cannot be used")
+    return score
+
+
+def fitting(host: Host, vocab: int) -> int:
+    """Tokens of a batch that suit the device, and whose logits fit its free memory."""
+    if host.device.type == "cpu":
+        return CPU_TOKENS
+    return min(GPU_TOKENS, torch.cuda.mem_get_info(host.device)[0] // (LOGIT_BYTES * vocab))
 
 
 @contextmanager
-def _scoring(model: nn.Module, host: Host) -> Iterator[None]:
+def scoring(model: nn.Module, host: Host) -> Iterator[None]:
     """Evaluation mode, no gradients, the host's type for matrices; the model's own mode is put back."""
     was_training, low = model.training, host.compute_dtype != torch.float32
     model.eval()
@@ -142,7 +183,7 @@ def _scoring(model: nn.Module, host: Host) -> Iterator[None]:
         model.train(was_training)
 
 
-def _forward(model: nn.Module) -> Callable[[Tensor, int], Tensor]:
+def forward_tail(model: nn.Module) -> Callable[[Tensor, int], Tensor]:
     """(ids, tail) -> logits of the last `tail` positions, computed alone where the model knows how."""
     known = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
     if "tail" in known:
@@ -156,17 +197,23 @@ def _find(tokens: Sequence[int], token: int) -> Iterator[int]:
         yield from (begin + np.flatnonzero(np.asarray(tokens[begin : begin + SCAN]) == token)).tolist()
 
 
-def _batches(share: list[Span], window: int, stride: int, rows: int) -> Iterator[tuple[list[Span], int]]:
+def _batches(plan: Iterable[Span], window: int, stride: int, rows: int) -> Iterator[tuple[list[Span], int]]:
     """Spans in batches, each with a bound on the last positions it scores.
 
-    First come windows that begin a text, then the others. The two differ in shape; within each, the last
+    Windows that begin a text and the others are kept apart, for the two differ in shape. Within each, the last
     batch is filled up with empty spans to the size of the first.
     """
-    for begins, tail in ((True, window), (False, stride)):
-        group = [span for span in share if (span.start == span.begin) == begins]
-        for first in range(0, len(group), rows):
-            batch = group[first : first + rows]
-            yield batch + [Span(0, 0, 0)] * (min(rows, len(group)) - len(batch)), tail
+    waiting: dict[int, list[Span]] = {}
+    sizes: dict[int, int] = {}
+    for span in plan:
+        tail = window if span.start == span.begin else stride
+        batch = waiting.setdefault(tail, [])
+        batch.append(span)
+        if len(batch) == rows:
+            sizes[tail] = rows
+            yield waiting.pop(tail), tail
+    for tail, batch in waiting.items():
+        yield batch + [Span(0, 0, 0)] * (sizes.get(tail, 0) - len(batch)), tail
 
 
 def _read(

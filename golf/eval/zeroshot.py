@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from golf.contracts import DataError, Sink, emit
-from golf.eval.sliding import CPU_TOKENS, GPU_TOKENS, _forward, _quiet, _scoring
+from golf.eval.sliding import CPU_TOKENS, GPU_TOKENS, forward_tail, quiet, scoring
 from golf.host import Host
 
 # Rows are padded on the right to a multiple of this. A row's padded length never depends on its neighbors, so
@@ -53,7 +53,7 @@ def log_probabilities(
     window: int,
     batch_tokens: int | None = None,
     host: Host | None = None,
-    sink: Sink = _quiet,
+    sink: Sink = quiet,
 ) -> list[Answer]:
     """One answer for each request, in order.
 
@@ -65,8 +65,8 @@ def log_probabilities(
     if batch_tokens is None:
         batch_tokens = CPU_TOKENS if host.device.type == "cpu" else GPU_TOKENS
     rows, answers, done = plan(requests, window), {}, 0
-    forward = _forward(model)
-    with _scoring(model, host):
+    forward = forward_tail(model)
+    with scoring(model, host):
         for batch, length in _batches(rows, window, batch_tokens):
             first = min(start for row in batch for _, start in row.asked)
             ids_BT = torch.zeros(len(batch), length, dtype=torch.int64)

@@ -1,4 +1,4 @@
-"""The commands that start from weights on disk: import, quantize, score."""
+"""The commands that start from weights on disk: import, quantize."""
 
 from __future__ import annotations
 
@@ -18,10 +18,8 @@ from golf import host as hosts
 from golf import recipe as recipes
 from golf import run as corridor
 from golf.arch import families
-from golf.contracts import CheckpointError, Corpus, DataError, HessianError, Hessians, Score, Sink, SpecError
+from golf.contracts import CheckpointError, Corpus, DataError, HessianError, Hessians, Sink, SpecError
 from golf.data import local, shards, stream, tokenizer
-from golf.eval import sliding
-from golf.eval.sliding import SlidingWindow
 from golf.host import Host, write_atomic
 from golf.pack import container
 from golf.pack.container import PackSpec
@@ -41,13 +39,6 @@ class QuantizeSettings:
 
     quant: QuantSpec = field(default_factory=QuantSpec)
     pack: PackSpec = field(default_factory=PackSpec)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ScoreSettings:
-    """What `golf score` can be told with --set."""
-
-    eval: SlidingWindow
 
 
 def import_weights(path: Path, family: str, config: Path, tokenizer_file: Path, output: Path) -> int:
@@ -138,20 +129,6 @@ def _calibrate(model: Any, source: Source, plan: QuantSpec, calibration: Path | 
     sequences, rows, window = plan.calibration.sequences, plan.calibration.rows, source.about["eval"]["window"]
     batches = stream.sample(tokens, count=sequences, rows=rows, seq_len=window, seed=0)
     return hessian.collect(model, batches, host=host)
-
-
-def score_source(
-    path: Path, data: Path | None, tokenizer_file: Path | None, assignments: Sequence[str], sink: Sink
-) -> Score | None:
-    """Score a model on disk; None on ranks that do not report."""
-    source = open_source(path, tokenizer_file)
-    settings = recipes.assign(ScoreSettings(eval=SlidingWindow(**source.about["eval"])), assignments)
-    tokens = local.tokens_of(data if data is not None else recall(path), tokenizer.Tokenizer(source.tokenizer))
-    table = tokenizer.byte_table(source.tokenizer)
-    with hosts.join() as host:
-        model = source.build().to(host.device)
-        total = sliding.score(model, tokens, table, **sliding.options(settings.eval), host=host, sink=sink)
-    return total if host.is_main else None
 
 
 def remember(corpus: Corpus) -> None:

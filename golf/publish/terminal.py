@@ -5,17 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from golf.contracts import ByteLedger, Event, RunResult, Score
+from golf.contracts import ByteLedger, Event, RunResult
 from golf.events import lines
 from golf.publish.baselines import Baseline
 from golf.publish.check import Verdict
+
+if TYPE_CHECKING:  # it loads the whole corridor
+    from golf.publish.scoring import Scored
 
 # Events that say how far a stage has come, and those that begin a stage whose end cannot be foreseen.
 STAGES = {"data": "corpus", "step": "train", "score": "score", "fetch": "fetch"}
@@ -103,9 +106,12 @@ def run_table(result: RunResult, baselines: Sequence[Baseline]) -> Table:
     table.add_column("what")
     table.add_column("value", justify="right")
     table.add_column("note", style="dim")
-    table.add_row("bits per byte", f"[bold]{result.val_bpb:.4f}", "read back from the artifact, sliding window")
+    table.add_row("bits per byte", f"[bold]{result.val_bpb:.4f}", f"read back from the artifact, {result.eval_kind}")
+    if result.val_bpb_fixed not in (None, result.val_bpb):
+        table.add_row("  fixed predictor", f"{result.val_bpb_fixed:.4f}", "the same without adaptation")
     table.add_row("  plain windows", f"{result.val_bpb_roundtrip:.4f}", "read back from the artifact, no overlap")
-    tax = result.val_bpb - result.val_bpb_unquantized
+    fixed = result.val_bpb if result.val_bpb_fixed is None else result.val_bpb_fixed
+    tax = fixed - result.val_bpb_unquantized
     table.add_row("  before quantization", f"{result.val_bpb_unquantized:.4f}", f"quantization tax {tax:+.4f}")
     for baseline in baselines:
         note = f"alone {baseline.alone:.4f}, after the training text {baseline.primed:.4f}"
@@ -128,9 +134,12 @@ def run_table(result: RunResult, baselines: Sequence[Baseline]) -> Table:
     return table
 
 
-def score_table(name: str, score: Score, seconds: float) -> Table:
+def score_table(name: str, scored: Scored, seconds: float) -> Table:
     table = Table(title=name, title_justify="left", show_header=False)
-    table.add_row("bits per byte", f"[bold]{score.bpb:.4f}")
+    score = scored.score
+    table.add_row("bits per byte", f"[bold]{score.bpb:.4f}", scored.kind)
+    if scored.fixed is not None:
+        table.add_row("  fixed predictor", f"{scored.fixed.bpb:.4f}", f"adapting {score.bpb - scored.fixed.bpb:+.4f}")
     table.add_row("nats per token", f"{score.loss:.4f}")
     table.add_row("tokens scored", f"{score.tokens:,}")
     table.add_row("bytes scored", f"{score.bytes:,}")

@@ -7,7 +7,7 @@ import torch.multiprocessing as mp
 from torch import nn
 
 from golf.contracts import ByteTable, DataError, DivergedError, SpecError
-from golf.eval.sliding import SlidingWindow, options, score
+from golf.eval.sliding import SlidingWindow, score
 from golf.host import Host
 
 VOCAB, BOS = 30, 1
@@ -85,9 +85,7 @@ def test_isolated_documents(length):
 
 def test_batches_change_nothing():
     tokens = stream(333)
-    scores = [
-        score(Mixer(), tokens, TABLE, window=32, stride=8, batch_tokens=size) for size in (1, 64, 100, 10**6)
-    ]
+    scores = [score(Mixer(), tokens, TABLE, window=32, stride=8, batch_tokens=size) for size in (1, 64, 100, 10**6)]
     for other in scores[1:]:
         assert other.nats == pytest.approx(scores[0].nats, rel=1e-9)
         assert (other.tokens, other.bytes) == (scores[0].tokens, scores[0].bytes)
@@ -100,17 +98,76 @@ def test_two_shapes_in_all():
     assert model.shapes == {(1, 32, 32), (3, 32, 8)}
 
 
+def test_a_plan_is_made_as_it_is_read():
+    """Nothing about the stream is listed: the first span is there before the second document is looked for."""
+
+    class Endless:
+        def __len__(self):
+            return 10**12
+
+        def __getitem__(self, place):
+            assert place.start < 2**22, "the plan ran ahead of what was asked"
+            return np.full(place.stop - place.start, BOS + 1)
+
+    spans = SlidingWindow(window=64, stride=8).plan(Mixer(), Endless())
+    assert [next(spans).end for _ in range(3)] == [64, 72, 80]
+
+
 def test_the_real_model_computes_its_tail_alone():
     """A U-Net with documents and all repairs, where `tail` takes another path through the last block."""
+    model, tokens = unet(), stream(100)
+    got = score(model, tokens, TABLE, window=16, stride=4)
+    assert got.nats == pytest.approx(one_by_one(model, tokens, 16, 4)[0], rel=1e-6)
+
+
+def unet(**changes):
     from golf.arch.unet import UNetSpec
 
     torch.manual_seed(1)
-    model = UNetSpec(vocab=VOCAB, bos=BOS, rope_length=16).tiny().build()
+    model = UNetSpec(vocab=VOCAB, bos=BOS, rope_length=16, **changes).tiny().build()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.3)
-    tokens = stream(100)
-    got = score(model, tokens, TABLE, window=16, stride=4)
-    assert got.nats == pytest.approx(one_by_one(model, tokens, 16, 4)[0], rel=1e-6)
+    return model
+
+
+class Counting(nn.Module):
+    """The model inside, its rows counted; `spec` is passed on or hidden."""
+
+    def __init__(self, model, shows_spec=True):
+        super().__init__()
+        self.model, self.rows = model, 0
+        if shows_spec:
+            self.spec = model.spec
+
+    def forward(self, ids, tail=None):
+        self.rows += len(ids)
+        return self.model(ids, tail=tail)
+
+
+@pytest.mark.parametrize(("documents", "stride"), [("stream", 4), ("stream", 1), ("stream", 16), ("isolated", 4)])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_documents_that_the_model_keeps_apart_are_fed_together(documents, stride, share):
+    """The same nats for every target as in windows of their own, in fewer rows."""
+    rng = np.random.default_rng(5)
+    tokens = rng.integers(2, VOCAB, 401).astype(np.uint16)
+    tokens[rng.random(401) < share] = BOS
+    found, rows = [], []
+    for shows_spec in (True, False):
+        model, nats = Counting(unet(), shows_spec), np.full(401, np.nan)
+        settings = {"window": 16, "stride": stride, "documents": documents, "bos": BOS, "batch_tokens": 48}
+        total = score(model, tokens, TABLE, **settings, report=nats.__setitem__)
+        assert total.tokens == 400
+        found.append(nats[1:])
+        rows.append(model.rows)
+    assert np.abs(found[0] - found[1]).max() < 1e-4
+    assert rows[0] < rows[1] or (stride, documents) == (16, "stream")
+
+
+def test_documents_are_not_fed_together_where_the_model_would_mix_them():
+    tokens = stream(300, seed=2)
+    nats, _ = one_by_one(unet(documents=False), tokens, 16, 4, np.flatnonzero(tokens == BOS).tolist())
+    got = score(unet(documents=False), tokens, TABLE, window=16, stride=4, documents="isolated", bos=BOS)
+    assert got.nats == pytest.approx(nats, rel=1e-6)
 
 
 def _rank(rank, file, out):
@@ -176,7 +233,7 @@ def test_progress_is_told():
     score(Mixer(), stream(100), TABLE, window=16, stride=4, batch_tokens=80, sink=events.append)
     told = [(event.values["done"], event.values["total"]) for event in events]
     assert {event.kind for event in events} == {"score"}
-    assert told[0] == (0, 22) and told[-1] == (22, 22) and told == sorted(told)
+    assert told[0] == (0, 100) and told[-1] == (100, 100) and told == sorted(told)
 
 
 def test_streams_too_short_or_foreign():
@@ -197,10 +254,8 @@ def test_a_loss_that_is_no_number():
 
 def test_the_spec_feeds_the_function():
     spec = SlidingWindow(window=16, stride=4, batch_tokens=64, documents="isolated", bos=BOS)
-    got = score(Mixer(), stream(90), TABLE, **options(spec))
-    assert got == score(
-        Mixer(), stream(90), TABLE, window=16, stride=4, batch_tokens=64, documents="isolated", bos=BOS
-    )
+    got = spec.score(Mixer(), stream(90), TABLE)
+    assert got == score(Mixer(), stream(90), TABLE, window=16, stride=4, batch_tokens=64, documents="isolated", bos=BOS)
     for wrong in ({"stride": 5000}, {"batch_tokens": 0}, {"documents": "apart"}):
         with pytest.raises(SpecError, match=next(iter(wrong))):
             SlidingWindow(**wrong)

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from golf.contracts import ByteTable, DivergedError, PredictorError
-from golf.eval import sliding
 from golf.eval.sliding import SlidingWindow
 from golf.eval.validity import driver
 from golf.eval.validity.windows import Windows
@@ -143,7 +142,7 @@ def test_windows_are_the_sliding_window(documents, stretch, window, stride):
     def report(places, values):
         found[places] = values
 
-    kept = sliding.score(model, tokens, table(), **sliding.options(spec), report=report)
+    kept = spec.score(model, tokens, table(), report=report)
     np.testing.assert_allclose(nats(Windows(spec), model, tokens, stretch), found[1:150], rtol=1e-5)
     total = driver.score(Windows(spec), model, tokens, table(), stretch=stretch)
     assert (total.tokens, total.bytes) == (kept.tokens, kept.bytes)
