@@ -45,7 +45,9 @@ class Recipe:
 
     def tiny(self) -> Recipe:
         """The same features at a size that runs in seconds on a CPU; data and vocabulary stay as they are."""
-        train = replace(self.train, seconds=None, steps=6, batch_tokens=1024, seq_len=64, rows=8)
+        train, stages = self.train, self.train.stages
+        stages = tuple(replace(s, seq_len=s.seq_len and 64 * s.seq_len // train.seq_len) for s in stages)
+        train = replace(train, seconds=None, steps=6, batch_tokens=1024, seq_len=64, rows=8, stages=stages)
         calibration = replace(self.quant.calibration, sequences=8)
         return replace(
             self,

@@ -69,8 +69,8 @@ def run(recipe: Recipe, job: Job) -> RunResult:
     reserve = measure_reserve(model, corpus, recipe, job) if recipe.train.seconds is not None else 0.0
     emit(sink, "reserve", seconds=reserve)
     feed = stream.TokenStream(
-        corpus.train, seq_len=recipe.train.seq_len, rows=recipe.train.rows, seed=job.seed, rank=host.rank,
-        world=host.world, vocab=corpus.vocab,
+        corpus.train, seq_len=recipe.train.longest, seed=job.seed, rank=host.rank, world=host.world,
+        rows=recipe.train.rows * recipe.train.seq_len // recipe.train.longest, vocab=corpus.vocab,
     )  # fmt: skip
     try:
         trained = engine.fit(

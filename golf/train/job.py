@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -13,13 +14,14 @@ from golf.contracts import CheckpointError
 from golf.host import Host
 from golf.train.average import Average
 from golf.train.optim import Optimizer
-from golf.train.spec import TrainSpec
+from golf.train.spec import TrainSpec, context
 
 Switches = Mapping[str, Callable[[bool], None]]
 
 
 class Stream(Protocol):
-    """This rank's endless batches (ids, targets), int64 [rows, seq_len], on the CPU. `state()` is JSON."""
+    """This rank's endless batches (ids, targets), int64 [rows, time], on the CPU: as many tokens as the spec's
+    rows x seq_len, in rows of its longest context. `state()` is JSON."""
 
     def next(self) -> tuple[Tensor, Tensor]: ...
 
@@ -39,7 +41,8 @@ class Job:
         self.loss: Callable[[Tensor, Tensor], Tensor] = model.loss
         self.step = 0
         self._accumulation = spec.accumulation(host.world)
-        self._switches = switches
+        self._seq_len = spec.seq_len
+        self._switches = {context(length): partial(self._cut, length) for length in spec.lengths} | dict(switches)
         model.to(host.device).train()
         self.optimizer = Optimizer(model, model.roles(), spec, host)
         saved = model.state_dict()
@@ -55,9 +58,11 @@ class Job:
             self._flip(name, False)
 
     def evaluate(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
-        """The loss of a batch on the device, in the host's compute type."""
+        """The loss of a batch on the device, in the host's compute type, at the stage's context length."""
         device, dtype = self.host.device, self.host.compute_dtype
-        ids_BT, targets_BT = ids_BT.to(device, non_blocking=True), targets_BT.to(device, non_blocking=True)
+        ids_BT, targets_BT = (
+            each.to(device, non_blocking=True).reshape(-1, self._seq_len) for each in (ids_BT, targets_BT)
+        )
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             return self.loss(ids_BT, targets_BT)
 
@@ -86,7 +91,7 @@ class Job:
     def enter(self, switches: frozenset[str]) -> bool:
         """Flip whatever has to change for exactly these switches to be on; whether anything had to."""
         changed = self.on ^ switches
-        for name in sorted(changed):
+        for name in (*sorted(self.on - switches), *sorted(switches - self.on)):  # off first: lengths share a value
             self._flip(name, name in switches)
         self.on = switches
         return bool(changed)
@@ -101,6 +106,9 @@ class Job:
             self.model.switch(name, on)
         else:
             flip(on)
+
+    def _cut(self, seq_len: int, on: bool) -> None:
+        self._seq_len = seq_len if on else self.spec.seq_len
 
     def averaged(self) -> dict[str, Tensor]:
         """What a fresh model's `load_state_dict` takes: averages of floating tensors, others as they are."""

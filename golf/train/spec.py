@@ -76,18 +76,27 @@ class Stage:
 
     It names everything that is on while it lasts; whatever it does not name is off.
     on: further switches by name, those of the model family among them (a loop, say).
+    seq_len: context length, in the place of TrainSpec's; tokens per step and per forward pass stay the same.
     """
 
     begin: float
     fake_quant: bool = False
     on: tuple[str, ...] = ()
+    seq_len: int | None = None
 
     def __post_init__(self) -> None:
         _check(0 <= self.begin < 1, "Stage.begin", self.begin, "a share of the budget in [0, 1)")
+        _check(self.seq_len is None or self.seq_len >= 1, "Stage.seq_len", self.seq_len, "1 token or more")
 
     @property
     def switches(self) -> frozenset[str]:
-        return frozenset(self.on) | ({"fake_quant"} if self.fake_quant else set())
+        named = {"fake_quant": self.fake_quant, context(self.seq_len): self.seq_len is not None}
+        return frozenset(self.on) | {name for name, on in named.items() if on}
+
+
+def context(seq_len: int | None) -> str:
+    """The name under which a context length is switched on."""
+    return f"seq_len={seq_len}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +147,14 @@ class TrainSpec:
         _check(self.rows >= 1, "TrainSpec.rows", self.rows, "1 row or more")
         self.accumulation(world=1)
         _check(0 <= self.ema < 1, "TrainSpec.ema", self.ema, "a decay in [0, 1); 0 keeps the last weights")
+        for length in self.lengths:
+            _check(
+                self.longest % length == 0 == self.rows * self.seq_len % self.longest,
+                "Stage.seq_len",
+                length,
+                f"lengths that divide the longest ({self.longest}), which divides rows x seq_len "
+                f"({self.rows * self.seq_len})",
+            )
         begins = [stage.begin for stage in self.stages]
         if begins != sorted(set(begins)):
             raise SpecError(f"TrainSpec.stages begin at {begins}; give them in rising order, each begin once")
@@ -161,6 +178,16 @@ class TrainSpec:
             "0 s or more",
         )
         _check(self.log_every >= 1, "TrainSpec.log_every", self.log_every, "1 step or more")
+
+    @property
+    def lengths(self) -> set[int]:
+        """Every context length of the schedule, in tokens."""
+        return {self.seq_len} | {stage.seq_len for stage in self.stages if stage.seq_len is not None}
+
+    @property
+    def longest(self) -> int:
+        """What the data come in: rows of this many tokens, cut into shorter ones where a stage wants them."""
+        return max(self.lengths)
 
     def accumulation(self, world: int) -> int:
         """Forward passes of each rank in one optimizer step. SpecError when the batch does not split."""

@@ -89,6 +89,20 @@ def test_every_graph_is_traced_before_the_clock(traced_only):
     assert seen == [2, 2]
 
 
+def test_every_context_length_is_traced_before_the_clock(traced_only):
+    """Two lengths, and one of them with fake quantization: three graphs, none of them during the run."""
+    model, seen = Toy(), []
+    stages = (Stage(begin=0.3, seq_len=8), Stage(begin=0.6, seq_len=8, fake_quant=True), Stage(begin=0.9))
+
+    def sink(event):
+        if event.kind in ("warmup", "train_end"):
+            seen.append(len(traced_only))
+
+    given = {"switches": {"fake_quant": quantizer(model)}}
+    run(sink, model=model, given=given, steps=10, seq_len=4, rows=8, stages=stages, compile="on")
+    assert seen == [3, 3]
+
+
 def test_a_loss_that_cannot_be_traced_is_named():
     class Broken(Toy):
         def loss(self, ids, targets):

@@ -123,6 +123,39 @@ def test_stages_switch_on_time_and_are_released():
     assert calls == [False, True, False, True, False, True, False]
 
 
+class Shapes(Toy):
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def loss(self, ids, targets):
+        self.shapes.append(tuple(ids.shape))
+        return super().loss(ids, targets)
+
+
+def test_stages_change_the_context_at_constant_tokens_a_step():
+    events, model = Events(), Shapes()
+    stages = (Stage(begin=0.2, seq_len=4), Stage(begin=0.5, seq_len=8), Stage(begin=0.8))
+    _, trained = run(events, model=model, steps=10, seq_len=2, rows=16, stages=stages)
+    assert trained.tokens == 10 * 64
+    told = [(values["step"], values["on"]) for values in events.of("stage")]
+    assert told == [(2, ["seq_len=4"]), (5, ["seq_len=8"]), (8, [])]
+    # Two passes a step; before the loop each length is visited once, and once more to see that it matters.
+    assert model.shapes[:9] == [*[(16, 2)] * 2, *[(8, 4)] * 2, *[(4, 8)] * 2, (16, 2), (8, 4), (4, 8)]
+    assert model.shapes[9:] == [*[(16, 2)] * 4, *[(8, 4)] * 6, *[(4, 8)] * 6, *[(16, 2)] * 4]
+
+
+def test_a_shorter_context_is_the_same_tokens_cut():
+    """The model whose loss looks at one token alone cannot tell the lengths apart, and that is refused."""
+
+    class Alone(Toy):
+        def forward(self, ids, tail=None):
+            return super().forward(ids.reshape(-1, 1)).reshape(*ids.shape, -1)
+
+    with pytest.raises(SpecError, match="switching seq_len=8 leaves the loss at"):
+        run(model=Alone(), steps=4, seq_len=4, rows=8, stages=(Stage(begin=0.5, seq_len=8),))
+
+
 def test_unknown_switches_are_refused():
     with pytest.raises(SpecError, match="no switch 'loop'"):
         run(stages=(Stage(begin=0.5, on=("loop",)),))

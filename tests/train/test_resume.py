@@ -15,7 +15,8 @@ from train_toy import Toy, quantizer
 
 from golf.contracts import CheckpointError
 from golf.train import checkpoint, engine
-from golf.train.spec import Stage
+from golf.train.curves import Cosine
+from golf.train.spec import AdamW, Stage
 
 STAGES = (Stage(begin=0.5, fake_quant=True), Stage(begin=0.8, on=("double",)))
 COMMON = dict(steps=30, dropout=0.2, checkpoint_seconds=0, stages=STAGES)
@@ -70,6 +71,22 @@ def test_a_run_stopped_at_any_step_resumes_to_the_same_bits(tmp_path, whole, sto
     assert digest(resumed.average) == whole
     assert [values["step"] for values in events.of("resume")] == [stop - 1]
     assert resumed.steps == 30
+
+
+@pytest.mark.parametrize("stop", [8, 15, 16, 23])
+def test_stages_of_lengths_under_adamw_and_a_schedule_resume_to_the_same_bits(tmp_path, stop):
+    stages = (Stage(begin=0.25, seq_len=4), Stage(begin=0.5, seq_len=8, fake_quant=True))
+    cosine, matrix = Cosine(warmup_steps=12), AdamW(lr=0.02)
+    changes = dict(seq_len=2, rows=16, stages=stages, schedule=cosine, matrix=matrix)
+    path = tmp_path / "state.safetensors"
+
+    def sink(event):
+        if event.kind == "step" and event.values["step"] == stop:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(path, sink, **changes)
+    assert digest(train(path, **changes).average) == digest(train(tmp_path / "whole", **changes).average)
 
 
 @pytest.mark.slow

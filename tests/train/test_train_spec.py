@@ -24,6 +24,12 @@ from golf.train.spec import AdamW, Muon, Stage, TrainSpec
         (lambda: TrainSpec(steps=1, warmup_steps=0, stages=(Stage(begin=0.5),)), "warmup_steps=0"),
         (lambda: TrainSpec(steps=1, stages=(Stage(begin=0.5), Stage(begin=0.2))), "rising order"),
         (lambda: TrainSpec(steps=1, stages=(Stage(begin=0.5), Stage(begin=0.5))), "each begin once"),
+        (lambda: TrainSpec(steps=1, stages=(Stage(begin=0.5, seq_len=3000),)), "Stage.seq_len="),
+        (
+            lambda: TrainSpec(steps=1, stages=(Stage(begin=0.5, seq_len=1 << 17),)),
+            "which divides rows x seq_len (98304)",
+        ),
+        (lambda: TrainSpec(steps=1, stages=(Stage(begin=0.5, seq_len=0),)), "Stage.seq_len=0"),
         (lambda: TrainSpec(steps=1, log_every=0), "TrainSpec.log_every=0"),
         (lambda: TrainSpec(steps=1, checkpoint_seconds=-1), "TrainSpec.checkpoint_seconds=-1"),
         (lambda: Stage(begin=1.0), "Stage.begin=1.0"),
@@ -55,6 +61,7 @@ def test_accumulation_splits_the_batch_over_rows_and_ranks():
 def test_a_stage_lists_what_is_on():
     assert Stage(begin=0.1, fake_quant=True, on=("loop",)).switches == {"fake_quant", "loop"}
     assert Stage(begin=0.1).switches == frozenset()
+    assert Stage(begin=0.1, seq_len=8192, fake_quant=True).switches == {"fake_quant", "seq_len=8192"}
 
 
 def test_specs_are_values():
