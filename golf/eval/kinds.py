@@ -8,7 +8,10 @@ import importlib
 from golf.contracts import SpecError
 
 # Kind to "module:spec class". Names stay text until used.
-KINDS = {"sliding": "golf.eval.sliding:SlidingWindow"}
+KINDS = {
+    "sliding": "golf.eval.sliding:SlidingWindow",
+    "rolling": "golf.eval.rolling:Rolling",
+}
 
 
 def spec_class(kind: str) -> type:

@@ -128,14 +128,9 @@ class SlidingWindow:
         forward = forward_tail(model)
         with scoring(model, host):
             for batch, tail in _batches(plan, self.window, self.stride, rows):
-                ids_BT, targets_BT, lengths = _read(tokens, batch, self.window, tail, table)
+                ids_BT, targets_BT, lengths = read(tokens, batch, self.window, tail, table)
                 logits_BTV = forward(torch.from_numpy(ids_BT).to(host.device), tail)
-                nats_N = F.cross_entropy(
-                    logits_BTV.flatten(0, 1).float(),
-                    torch.from_numpy(targets_BT).flatten().to(host.device),
-                    ignore_index=UNSCORED,
-                    reduction="none",
-                )
+                nats_N = weigh(logits_BTV, targets_BT)
                 nats += nats_N.sum(dtype=torch.float64)
                 counts += [sum(span.end - span.start for span in batch), lengths]
                 emit(sink, "score", done=min(int(counts[0]) * host.world, positions), total=positions)
@@ -149,6 +144,12 @@ def score(model: nn.Module, tokens: Sequence[int], table: ByteTable, **settings:
     """`SlidingWindow.score` with the specification's fields and the method's options side by side."""
     options = {name: settings.pop(name) for name in ("host", "sink", "report") if name in settings}
     return SlidingWindow(**settings).score(model, tokens, table, **options)
+
+
+def weigh(logits_BTV: Tensor, targets_BT: np.ndarray) -> Tensor:
+    """Nats of each target in float32, row by row; 0 for UNSCORED."""
+    targets_N = torch.from_numpy(targets_BT).flatten().to(logits_BTV.device)
+    return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_N, ignore_index=UNSCORED, reduction="none")
 
 
 def total(host: Host, nats: Tensor, counts: np.ndarray, positions: int) -> Score:
@@ -216,7 +217,7 @@ def _batches(plan: Iterable[Span], window: int, stride: int, rows: int) -> Itera
         yield batch + [Span(0, 0, 0)] * (sizes.get(tail, 0) - len(batch)), tail
 
 
-def _read(
+def read(
     tokens: Sequence[int], batch: list[Span], window: int, tail: int, table: ByteTable
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Inputs [B, window], targets [B, tail] and the bytes that the targets spell. Raises DataError."""

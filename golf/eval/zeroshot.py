@@ -96,11 +96,7 @@ def plan(requests: Sequence[Request], window: int) -> list[Row]:
     # In lexicographic order, whatever a row begins comes right behind it.
     for tokens, place in sorted(wanted, reverse=True):
         fresh = Row(tokens)
-        if not (
-            rows
-            and rows[-1].tokens[: len(tokens)] == tokens
-            and rows[-1].length(window) == fresh.length(window)
-        ):
+        if not (rows and rows[-1].tokens[: len(tokens)] == tokens and rows[-1].length(window) == fresh.length(window)):
             rows.append(fresh)
         rows[-1].asked.append((place, len(tokens) - len(requests[place].continuation)))
     return sorted(rows, key=lambda row: -len(row.tokens))
