@@ -29,6 +29,21 @@ def bias(starts_BT: Tensor | None, time: int, tail: int, like: Tensor) -> Tensor
     )
 
 
+def within(keys: int, tail: int, span: int | None, device: torch.device) -> Tensor:
+    """Bool [1, tail, keys]: whether one of the last `tail` positions sees a key, itself or one of the `span` - 1
+    before it (None: all before it)."""
+    place = torch.arange(keys, device=device)
+    gap = place[keys - tail :, None] - place
+    seen = gap >= 0 if span is None else (gap >= 0) & (gap < span)
+    return seen[None]
+
+
+def as_bias(seen_BTS: Tensor, like: Tensor) -> Tensor:
+    """What `attend` adds to the scores, [B or 1, 1, T, S]: 0 where seen, else -inf; type and device of `like`."""
+    shape = seen_BTS.shape
+    return torch.zeros(shape, dtype=like.dtype, device=like.device).masked_fill(~seen_BTS, -torch.inf).unsqueeze(1)
+
+
 def attend(q_BTHD: Tensor, k_BSGD: Tensor, v_BSGD: Tensor, bias: Tensor | None) -> Tensor:
     """softmax(q k / sqrt(D)) v as [B, T, H, D]; query head h reads kv head h // (H / G).
 

@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from golf.arch.attention import attend
-from golf.arch.layers import rotate
+from golf.arch.attention import as_bias, attend, within
+from golf.arch.layers import rope_at, rope_table, rotate
 from golf.contracts import DataError, SpecError
 
 Rope = tuple[Tensor, Tensor]
@@ -71,13 +72,14 @@ class Cache:
         return other
 
     def check(self, ids_BT: Tensor, limit: int | None = None) -> None:
-        """Raises DataError for ids of another number of rows, none at all, or more than `limit` with those before."""
+        """Raises DataError for ids of another number of rows, none at all, or more than `limit` with those before
+        (through a window there is no limit)."""
         rows, time = ids_BT.shape
         if rows != self.rows:
             raise DataError(f"the cache holds {self.rows} rows, the input has {rows}; open one for {rows}")
         if not time:
             raise DataError("the input has 0 tokens a row; give at least 1")
-        if limit is not None and self.spans[-1] is None:
+        if limit is not None and not self.raw:
             check_length(self.seen, time, limit)
 
 
@@ -113,7 +115,8 @@ class Reading:
     ) -> None:
         self.cache, self.time, self.turn, self.allowed_BS = cache, time, turn, allowed_BS
         self.blocks: list[tuple[Tensor, Tensor]] = []
-        self.biases: dict[tuple[int, int | None, int], Tensor | None] = {}
+        self.notes: dict[str, Tensor] = {}
+        self.biases: dict[tuple[int, int, int | None], Tensor | None] = {}
         self.document_BS = None if starts_BT is None else self._documents(starts_BT)
 
     def _documents(self, starts_BT: Tensor) -> Tensor:
@@ -123,54 +126,52 @@ class Reading:
             return document_BT
         return torch.cat([before_BS, before_BS[:, -1:] + document_BT], dim=1)
 
-    def join(self, k_BTGD: Tensor, v_BTGD: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values that the next block's queries may need, rotated if they were cached raw."""
+    def gather(self, q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """What the next block attends with: queries (the last ones, if fewer than new keys), all keys and values,
+        and the bias on their scores, as `attend` takes them."""
         layer = len(self.blocks)
         if self.cache.blocks:
             k_BSGD, v_BSGD = self.cache.blocks[layer]
             k_BTGD, v_BTGD = torch.cat([k_BSGD, k_BTGD], dim=1), torch.cat([v_BSGD, v_BTGD], dim=1)
         self.blocks.append((k_BTGD, v_BTGD))
-        return k_BTGD, v_BTGD
-
-    def rotated(self, x_BTHD: Tensor, last: int) -> Tensor:
-        """x as it stands at the end of `last` places, where the cache is raw."""
-        if self.turn is None:
-            return x_BTHD
-        cos, sin = (table[last - x_BTHD.shape[1] : last] for table in self.turn)
-        return rotate(x_BTHD, cos, sin)
-
-    def bias(self, keys: int, tail: int, like: Tensor) -> Tensor | None:
-        """As `attention.bias`, for the last `tail` queries of the block that `join` was called for last."""
-        key = keys, self.cache.spans[len(self.blocks) - 1], tail
+        keys, tail = k_BTGD.shape[1], q_BTHD.shape[1]
+        if self.turn is not None:
+            cos, sin = (table[:keys] for table in self.turn)
+            q_BTHD = rotate(q_BTHD, cos[keys - tail :], sin[keys - tail :])
+            k_BTGD = rotate(k_BTGD, cos, sin)
+        key = keys, tail, self.cache.spans[layer]
         if key not in self.biases:
-            self.biases[key] = self._bias(*key, like)
-        return self.biases[key]
-
-    def _bias(self, keys: int, span: int | None, tail: int, like: Tensor) -> Tensor | None:
-        if keys == tail and (span is None or span >= keys) and self.allowed_BS is None and self.document_BS is None:
-            return None
-        place = torch.arange(keys, device=like.device)
-        gap = place[keys - tail :, None] - place
-        seen = (gap >= 0)[None]
-        if span is not None:
-            seen = seen & (gap < span)
-        if self.document_BS is not None:
-            document_BS = self.document_BS[:, -keys:]
-            seen = seen & (document_BS[:, None, :] == document_BS[:, keys - tail :, None])
-        if self.allowed_BS is not None:
-            allowed_BS = self.allowed_BS.bool()[:, -keys:]
-            allowed_BS = torch.nn.functional.pad(allowed_BS, (keys - allowed_BS.shape[1], 0), value=True)
-            seen = seen & allowed_BS[:, None, :]
-            seen = seen | (gap == 0) & ~seen.any(-1, keepdim=True)
-        shape = (-1, 1, tail, keys)
-        return torch.zeros(seen.shape, dtype=like.dtype, device=like.device).masked_fill(~seen, -torch.inf).view(shape)
+            self.biases[key] = self._bias(*key, q_BTHD)
+        return q_BTHD, k_BTGD, v_BTGD, self.biases[key]
 
     def __call__(self, q_BTHD: Tensor, k_BTGD: Tensor, v_BTGD: Tensor) -> Tensor:
-        """Attention of the next block: its new queries (the last ones, if fewer than keys) over all keys."""
-        k_BSGD, v_BSGD = self.join(k_BTGD, v_BTGD)
-        keys = k_BSGD.shape[1]
-        bias = self.bias(keys, q_BTHD.shape[1], q_BTHD)
-        return attend(self.rotated(q_BTHD, keys), self.rotated(k_BSGD, keys), v_BSGD, bias)
+        return attend(*self.gather(q_BTHD, k_BTGD, v_BTGD))
+
+    def _bias(self, keys: int, tail: int, span: int | None, like: Tensor) -> Tensor | None:
+        if keys == tail and (span is None or span >= keys) and self.allowed_BS is None and self.document_BS is None:
+            return None
+        seen_BTS = within(keys, tail, span, like.device)
+        if self.document_BS is not None:
+            document_BS = self.document_BS[:, -keys:]
+            seen_BTS = seen_BTS & (document_BS[:, None, :] == document_BS[:, keys - tail :, None])
+        if self.allowed_BS is not None:
+            allowed_BS = self.allowed_BS[:, -keys:]
+            allowed_BS = F.pad(allowed_BS, (keys - allowed_BS.shape[1], 0), value=True)
+            seen_BTS = seen_BTS & allowed_BS[:, None, :]
+            seen_BTS = seen_BTS | within(keys, tail, 1, like.device) & ~seen_BTS.any(-1, keepdim=True)
+        return as_bias(seen_BTS, like)
+
+    def recall(self, name: str, x_BTC: Tensor, count: int) -> Tensor:
+        """x behind the `count` positions read before it, zeros where nothing was: [B, count + T, C]. The last
+        `count` are noted for the next reading. Raises DataError when the cache holds keys but not these."""
+        before_BKC = self.cache.notes.get(name)
+        if before_BKC is None:
+            if self.cache.seen:
+                raise DataError(f"the cache holds {self.cache.seen} tokens but no {name!r}; pass it on with the keys")
+            before_BKC = x_BTC.new_zeros(len(x_BTC), count, x_BTC.shape[-1])
+        joined_BSC = torch.cat([before_BKC.to(x_BTC.dtype), x_BTC], dim=1)
+        self.notes[name] = joined_BSC[:, -count:].clone()
+        return joined_BSC
 
     def finish(self, **notes: Tensor) -> None:
         """Hand everything to the cache: all blocks were called, and these are the family's notes."""
@@ -179,7 +180,7 @@ class Reading:
             tuple(_newest(tensor, span if cache.forget else None) for tensor in pair)
             for pair, span in zip(self.blocks, cache.spans)
         ]
-        cache.notes = notes
+        cache.notes = self.notes | notes
         if self.document_BS is not None:
             cache.notes["documents"] = self.document_BS[:, -max(cache.kept, 1) :]
         cache.seen += self.time
@@ -190,3 +191,60 @@ def _newest(x_BSGD: Tensor, span: int | None) -> Tensor:
     if span is None or x_BSGD.shape[1] < span:
         return x_BSGD
     return x_BSGD[:, x_BSGD.shape[1] - span + 1 :].clone()
+
+
+def open_with_limit(rows: int, spans: Sequence[int | None], window: int | None, limit: int) -> Cache:
+    """A cache of rotated keys, or of raw ones if there is a window, which narrows every block's span.
+
+    Raises SpecError for a window that is not in 1..limit.
+    """
+    if window is None:
+        return Cache(rows, spans, raw=False)
+    if not 0 < window <= limit:
+        raise SpecError(f"window={window} must be in 1..{limit}, the model's limit")
+    return Cache(rows, [min(window, span or window) for span in spans], raw=True)
+
+
+def begin(
+    cache: Cache,
+    ids_BT: Tensor,
+    *,
+    width: int,
+    base: float,
+    limit: int,
+    flip: bool = False,
+    places_BT: Tensor | None = None,
+    allowed_BS: Tensor | None = None,
+) -> tuple[Reading, Rope]:
+    """What the blocks of a family whose rotary base is fixed need to read `ids`: bias and rotary table.
+
+    width, base: of `rope_table`.  limit: tokens, where nothing is forgotten.  flip: turn in the sense R-.
+    places_BT: positions of the new tokens, by default those after the ones seen.  allowed_BS: see `Reading`, with
+        columns for the new tokens, or for all there are.
+    Raises DataError when something does not fit.
+    """
+    cache.check(ids_BT, limit)
+    time = ids_BT.shape[1]
+    if allowed_BS is not None:
+        if list(allowed_BS.shape) not in ([cache.rows, time], [cache.rows, cache.seen + time]):
+            raise DataError(
+                f"the padding mask is {list(allowed_BS.shape)}; it must be [{cache.rows}, {time}] for the new tokens "
+                f"or [{cache.rows}, {cache.seen + time}] for all"
+            )
+        allowed_BS = allowed_BS.bool()
+    if places_BT is not None and (cache.raw or places_BT.shape[-1] != time or len(places_BT) not in (1, cache.rows)):
+        raise DataError(
+            f"positions are {list(places_BT.shape)}; they must be [{cache.rows}, {time}], and are counted by the "
+            "model itself where there is a window"
+        )
+    if cache.raw:
+        cos, sin = rope_table(cache.kept + time, width, base, ids_BT.device)
+    elif places_BT is None:
+        cos, sin = rope_at(torch.arange(cache.seen, cache.seen + time, device=ids_BT.device), width, base)
+    else:
+        cos, sin = rope_at(places_BT, width, base)
+    turn = (cos, -sin) if flip else (cos, sin)
+    if not cache.raw:
+        return Reading(cache, time, allowed_BS=allowed_BS), turn
+    still = tuple(table[:time, :, :0] for table in turn)
+    return Reading(cache, time, turn=turn, allowed_BS=allowed_BS), still

@@ -15,10 +15,22 @@ from torch import Tensor
 from golf.contracts import ArtifactError, CheckpointError, Model, ModelSpec, SpecError
 
 # Family to "module:spec class". Names stay text until used: a run imports only its own family.
-FAMILIES = {"pr1361": "golf.arch.unet:UNetSpec"}
+FAMILIES = {
+    "pr1361": "golf.arch.unet:UNetSpec",
+    "gelu_gpt": "golf.arch.nanochat:GeluGPTSpec",
+    "qed": "golf.arch.qed:QEDSpec",
+    "xgqa": "golf.arch.xgqa:GPTSSpec",
+    "powergqa": "golf.arch.powergqa:PowerGQASpec",
+}
 
-# Family to what reads its original checkpoints: from_config(config), from_state(state_dict, config).
-ORIGINALS = {"pr1361": "golf.arch.unet_original"}
+# Family to the module whose ORIGINAL says how its checkpoints look where they come from.
+ORIGINALS = {
+    "pr1361": "golf.arch.unet_original",
+    "gelu_gpt": "golf.arch.nanochat",
+    "qed": "golf.arch.qed",
+    "xgqa": "golf.arch.xgqa",
+    "powergqa": "golf.arch.powergqa",
+}
 
 
 def spec_class(family: str) -> type:
@@ -50,24 +62,51 @@ def build(values: Mapping[str, Any]) -> Model:
     return spec_from_json(values).build()
 
 
-def import_checkpoint(family: str, state_dict: Mapping[str, Tensor], config: Mapping[str, Any]) -> Model:
+def import_checkpoint(
+    family: str,
+    state_dict: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    rename: Mapping[str, str] | None = None,
+) -> Model:
     """A model that computes what the original code computes, golf's repairs switched off.
 
     state_dict: the original's tensors by their names, of any floating type; the model holds float32 copies.
     config: the original's settings by their names; those left out have their published values.
+    rename: a table for tensors of other names, see `original.renamed`.
     Raises SpecError for the config, CheckpointError naming every tensor that is missing, unexpected, of the
     wrong shape or not floating.
     """
+    return read_original(family, state_dict, config, rename)[0]
+
+
+def read_original(
+    family: str,
+    state_dict: Mapping[str, Tensor],
+    config: Mapping[str, Any],
+    rename: Mapping[str, str] | None = None,
+) -> tuple[Model, dict[str, str | None]]:
+    """`import_checkpoint`, and where each tensor went: its name in the model, None where it was dropped."""
+    ours = original(family)
+    spec = ours.from_config(config)
+    names = ours.place(spec, state_dict, config, rename or {})
+    state = {name: state_dict[theirs] for theirs, name in names.items() if name is not None}
+    with torch.device("meta"):
+        model = ours.adjust(spec, state).build()
+    wanted = model.state_dict()
+    state = {
+        name: ours.shaped(name, tensor, wanted[name].shape) if name in wanted else tensor
+        for name, tensor in state.items()
+    }
+    _check_tensors(state, wanted)
+    model.load_state_dict({name: tensor.float().clone() for name, tensor in state.items()}, assign=True)
+    return model, names
+
+
+def original(family: str) -> Any:
+    """The family's `original.Original`. Raises SpecError for a family golf does not have."""
     if family not in ORIGINALS:
         raise SpecError(f"there are no original checkpoints of family {family!r}{_nearest(family, ORIGINALS)}")
-    original = importlib.import_module(ORIGINALS[family])
-    spec = original.from_config(config)
-    state = original.from_state(state_dict, config)
-    with torch.device("meta"):
-        model = spec.build()
-    _check_tensors(state, model.state_dict())
-    model.load_state_dict({name: tensor.float().clone() for name, tensor in state.items()}, assign=True)
-    return model
+    return importlib.import_module(ORIGINALS[family]).ORIGINAL
 
 
 def _check_tensors(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:

@@ -30,6 +30,29 @@ class Linear(nn.Module):
         return _project(self, x)
 
 
+class Affine(Linear):
+    """y = x Wt + b, with the hooks of `Linear` on the weight."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.bias = nn.Parameter(torch.zeros(outputs, dtype=torch.float32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _project(self, x) + self.bias.to(x.dtype)
+
+
+class Norm(nn.Module):
+    """`rms` with a learned gain for each channel."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim, dtype=torch.float32))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return rms(x, self.eps, self.weight)
+
+
 class Embedding(nn.Module):
     """A table of rows that is looked up, and that `project` turns around into an output head (tied weights).
 
@@ -73,10 +96,14 @@ def rms(x: Tensor, eps: float, gain: Tensor | float = 1.0) -> Tensor:
 
 
 def rope_table(length: int, width: int, base: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [length, 1, width / 2], float32, of t * base^(-2p / width); they fit [B, T, H, D]."""
-    places = torch.arange(length, dtype=torch.float32, device=device)
-    rates = base ** (-torch.arange(0, width, 2, dtype=torch.float32, device=device) / width)
-    angles = torch.outer(places, rates)[:, None]
+    """`rope_at` the places 0, 1, .. length - 1: cosines and sines [length, 1, width / 2]."""
+    return rope_at(torch.arange(length, device=device), width, base)
+
+
+def rope_at(places: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [*places, 1, width / 2], float32, of t * base^(-2p / width); they fit [B, T, H, D]."""
+    rates = base ** (-torch.arange(0, width, 2, dtype=torch.float32, device=places.device) / width)
+    angles = (places[..., None].float() * rates)[..., None, :]
     return angles.cos(), angles.sin()
 
 
@@ -96,6 +123,14 @@ def one_back(x_BTC: Tensor) -> Tensor:
     return F.pad(x_BTC[:, :-1], (0, 0, 1, 0))
 
 
+def tail_of(tail: int | None, time: int) -> int:
+    """How many last positions are asked for, None being all. Raises ValueError unless they are in 1..time."""
+    tail = time if tail is None else tail
+    if not 0 < tail <= time:
+        raise ValueError(f"tail={tail} must be in 1..{time}, the length of the input")
+    return tail
+
+
 def check_ids(ids: Tensor, vocab: int) -> None:
     """Raises DataError for a token id outside 0..vocab-1, on the CPU only: a GPU would have to wait."""
     if torch.compiler.is_compiling() or ids.device.type != "cpu" or not ids.numel():
@@ -107,10 +142,16 @@ def check_ids(ids: Tensor, vocab: int) -> None:
 
 
 def roles_of(model: nn.Module, head: nn.Module) -> dict[str, Role]:
-    """Roles by the kind of layer that owns a parameter; `head` is the layer whose weight makes the logits."""
+    """Roles by the kind of layer that owns a weight; `head` is the layer whose weight makes the logits.
+
+    Whatever is not called `weight` (a bias, a gate) is CONTROL.
+    """
 
     def role(name: str) -> Role:
-        owner = model.get_submodule(name.rpartition(".")[0])
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        if leaf != "weight":
+            return Role.CONTROL
         if owner is head:
             return Role.HEAD
         if isinstance(owner, Embedding):

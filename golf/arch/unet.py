@@ -15,18 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.arch.attention import attend, bias, exclude_self
-from golf.arch.layers import Embedding, Linear, check_ids, one_back, rms, roles_of, rope_table, rotate
+from golf.arch.checks import at_least, splits
+from golf.arch.layers import Embedding, Linear, check_ids, one_back, rms, roles_of, rope_table, rotate, tail_of
 from golf.contracts import Role, SpecError
 
 if TYPE_CHECKING:
     from golf.arch.cache import Cache
 
 EPS = torch.finfo(torch.float32).eps
-
-
-def _at_least(bound: int, name: str, value: float) -> None:
-    if not value >= bound:
-        raise SpecError(f"{name}={value} must be at least {bound}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +39,8 @@ class BigramHash:
     init: float = 1.0
 
     def __post_init__(self) -> None:
-        _at_least(2, "bigram.rows", self.rows)
-        _at_least(1, "bigram.dim", self.dim)
+        at_least(2, "bigram.rows", self.rows)
+        at_least(1, "bigram.dim", self.dim)
         if not self.init > 0:
             raise SpecError(f"bigram.init={self.init} would leave the branch dead; it must be above 0, usually 1")
 
@@ -60,8 +56,8 @@ class ValueEmbedding:
     layers: tuple[int, ...] = (-2, -1)
 
     def __post_init__(self) -> None:
-        _at_least(1, "values.dim", self.dim)
-        _at_least(1, "the number of values.layers", len(self.layers))
+        at_least(1, "values.dim", self.dim)
+        at_least(1, "the number of values.layers", len(self.layers))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,20 +103,15 @@ class UNetSpec:
 
     def __post_init__(self) -> None:
         for name in ("vocab", "layers", "dim", "heads", "kv_heads", "rope_length"):
-            _at_least(1, name, getattr(self, name))
+            at_least(1, name, getattr(self, name))
         for name in ("xsa_last", "rope_dims", "qk_gain", "embed_std"):
-            _at_least(0, name, getattr(self, name))
+            at_least(0, name, getattr(self, name))
         for name in ("softcap", "rope_base"):
             if not getattr(self, name) > 0:
                 raise SpecError(f"{name}={getattr(self, name)} must be above 0")
-        _at_least(1, f"mlp_mult={self.mlp_mult} times dim={self.dim}", self.hidden)
-        for name, whole, part in (("dim", self.dim, self.heads), ("heads", self.heads, self.kv_heads)):
-            if whole % part:
-                other = "heads" if name == "dim" else "kv_heads"
-                raise SpecError(
-                    f"{name}={whole} does not split into {other}={part}; "
-                    f"{name}={-(-whole // part) * part} would, as would {other}={math.gcd(whole, part)}"
-                )
+        at_least(1, f"mlp_mult={self.mlp_mult} times dim={self.dim}", self.hidden)
+        splits("dim", self.dim, "heads", self.heads)
+        splits("heads", self.heads, "kv_heads", self.kv_heads)
         if self.rotated % 2 or self.rotated > self.head_dim:
             raise SpecError(
                 f"rope_dims={self.rotated} must be even and within the head width dim/heads={self.head_dim}; "
@@ -380,9 +371,7 @@ class UNet(nn.Module):
     def trunk(self, ids_BT: Tensor, tail: int | None = None) -> Tensor:
         """What meets the head: the normed state [B, tail or T, C] of the last `tail` positions."""
         time = ids_BT.shape[1]
-        tail = time if tail is None else tail
-        if not 0 < tail <= time:
-            raise ValueError(f"tail={tail} must be in 1..{time}, the length of the input")
+        tail = tail_of(tail, time)
         starts_BT = self.starts(ids_BT)
         x_BTC = self.entry(ids_BT, starts_BT)
         if self.smear is not None:

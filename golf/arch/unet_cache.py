@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from golf.arch.cache import Cache, Reading
+from golf.arch.layers import tail_of
 from golf.arch.unet import UNet
 
 
@@ -25,9 +26,7 @@ def read_on(model: UNet, ids_BT: Tensor, cache: Cache, tail: int | None) -> Tens
     """
     cache.check(ids_BT)
     spec, time, window = model.spec, ids_BT.shape[1], cache.spans[0]
-    tail = time if tail is None else tail
-    if not 0 < tail <= time:
-        raise ValueError(f"tail={tail} must be in 1..{time}, the length of the input")
+    tail = tail_of(tail, time)
     before, whole_BS = cache.notes.get("ids"), ids_BT
     if before is not None:
         whole_BS = torch.cat([before, ids_BT], dim=1)

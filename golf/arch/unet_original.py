@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
+from golf.arch.original import Original, checked
 from golf.arch.unet import BigramHash, UNetSpec, ValueEmbedding
 from golf.contracts import CheckpointError, SpecError
 
@@ -50,16 +51,7 @@ def from_config(config: Mapping[str, Any]) -> UNetSpec:
 
     config: the original's names; what is left out has its published value. Raises SpecError.
     """
-    known = published()
-    for name, value in config.items():
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
-            raise SpecError(f"pr1361 has no setting {name!r}; {hint}")
-        kind = type(known[name])
-        if type(value) is not kind and not (kind is float and type(value) is int):
-            raise SpecError(f"{name}={value!r} must be {kind.__name__}")
-        known[name] = kind(value)
+    known = checked("pr1361", published(), config)
     rows, layers = known["bigram_vocab_size"], _layers(known["ve_layers"])
     return UNetSpec(
         **{field: known[name] for name, field in RENAMED.items()},
@@ -79,8 +71,28 @@ def _layers(text: str) -> tuple[int, ...]:
     return tuple(map(int, parts))
 
 
-def from_state(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors the model takes: without the heads for later tokens, which only training reads.
+def to_config(spec: UNetSpec) -> dict[str, Any]:
+    """Every setting of the original for a spec; golf's repairs have none there."""
+    return published() | {name: getattr(spec, field) for name, field in RENAMED.items()} | {
+        "bigram_vocab_size": spec.bigram.rows if spec.bigram else 0,
+        "bigram_dim": spec.bigram.dim if spec.bigram else published()["bigram_dim"],
+        "ve_enabled": spec.values is not None,
+        "ve_dim": spec.values.dim if spec.values else published()["ve_dim"],
+        "ve_layers": ",".join(map(str, spec.value_layers)),
+    }  # fmt: skip
+
+
+def canonical(spec: UNetSpec) -> UNetSpec:
+    """The spec without what only says how to draw starting weights, and with block numbers counted from 0."""
+    return replace(
+        spec,
+        bigram=spec.bigram and replace(spec.bigram, init=BigramHash().init),
+        values=spec.values and replace(spec.values, layers=spec.value_layers),
+    )
+
+
+def _later_heads(spec: UNetSpec, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, str | None]:
+    """The heads for later tokens, which only training reads, are dropped.
 
     Raises CheckpointError when such a head has not the head's shape.
     """
@@ -90,4 +102,20 @@ def from_state(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[s
     for name in sorted(extra & set(state)):
         if list(state[name].shape) != shape:
             raise CheckpointError(f"{name} is {list(state[name].shape)}, not {shape}; see vocab_size, model_dim")
-    return {name: tensor for name, tensor in state.items() if name not in extra}
+    return dict.fromkeys(sorted(extra & set(state)))
+
+
+class _Original(Original):
+    """Settings of the original do not map one to one to fields: tables of the spec may be absent."""
+
+    def from_config(self, config: Mapping[str, Any]) -> UNetSpec:
+        return from_config(config)
+
+    def to_config(self, spec: UNetSpec) -> dict[str, Any]:
+        return to_config(spec)
+
+    def canonical(self, spec: UNetSpec) -> UNetSpec:
+        return canonical(spec)
+
+
+ORIGINAL = _Original(spec=UNetSpec, settings=RENAMED, names=_later_heads)
