@@ -7,7 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,46 +30,37 @@ def cli() -> None:
 @cli.command()
 @click.argument("record", type=FOLDER)
 @click.option("--seed", "seeds", type=int, multiple=True, help="Random seed; may be repeated.  [default: 1337]")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Seeds trained side by side.")
 @click.option("--out", type=FOLDER, help="Files land in OUT/<seed>/.  [default: runs/<record>]")
 @set_option
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in OUT/<seed>/.")
 @json_option
 def run(
-    record: Path, seeds: Sequence[int], out: Path | None, assignments: Sequence[str], resume: bool, as_json: bool
+    record: Path,
+    seeds: Sequence[int],
+    jobs: int,
+    out: Path | None,
+    assignments: Sequence[str],
+    resume: bool,
+    as_json: bool,
 ) -> None:
-    """Train, compress and score RECORD (a record folder or a recipe file)."""
-    from golf import host as hosts
-    from golf import recipe as recipes
-    from golf import run as corridor
-    from golf.events import JsonLines, fan, quiet
-    from golf.publish import bundle, terminal
+    """Train, compress and score RECORD (a record folder or a recipe file).
 
-    recipe = recipes.assign(recipes.load(record), assignments)
-    file = record / "recipe.py" if record.is_dir() else record
-    out = out or Path("runs") / (record.name if record.is_dir() else record.stem)
-    results = []
-    with hosts.join() as host:
-        code = host.share(bundle.bundle(file, overrides=assignments).code if host.is_main else None)
-        for seed in seeds or (1337,):
-            folder = out / str(seed)
-            job = corridor.Job(seed=seed, out=folder, code=code, host=host, sink=quiet, resume=resume)
-            if not host.is_main:
-                corridor.run(recipe, job)
-                continue
-            with terminal.ProgressBar() as bar:
-                log = JsonLines(folder / corridor.EVENTS, append=resume)
-                try:
-                    result = corridor.run(recipe, replace(job, sink=fan(log, bar)))
-                finally:
-                    log.close()
-                results.append(result)
-                baselines = _baselines(recipe, bar)
-            if not as_json:
-                _console().print(terminal.run_table(result, baselines))
-                click.echo(f"files in {folder}")
+    A seed that fails does not stop the others; OUT/results.json puts those together that have finished.
+    """
+    from golf.publish import several
+
+    name = record.name if record.is_dir() else record.stem
+    plan = several.Plan(record, seeds or (1337,), out or Path("runs") / name, assignments, resume)
+    failed = several.side_by_side(plan, jobs) if jobs > 1 and len(seeds) > 1 else several.in_turn(plan, as_json)
+    results, table = several.summarize(plan, name, failed)
     if as_json and results:
         values = [asdict(result) for result in results]
         click.echo(json.dumps(values[0] if len(values) == 1 else values, indent=1))
+    elif table is not None:
+        _console().print(table)
+    if failed:
+        sys.exit(1)
 
 
 @cli.command("import")
@@ -166,21 +157,52 @@ def _score_tasks(source: Path, tokenizer: Path | None, tasks: Sequence[str], lim
 
 
 @cli.command()
-@click.argument("run", type=FOLDER)
+@click.argument("path", metavar="RUN_OR_SUBMISSION", type=FOLDER)
 @json_option
-def check(run: Path, as_json: bool) -> None:
-    """Count the bytes of RUN from its files; exits 1 when over the cap or when a file disagrees."""
-    from golf.publish import terminal
-    from golf.publish.check import check_run
+def check(path: Path, as_json: bool) -> None:
+    """Compare what RUN_OR_SUBMISSION says with its files and logs; exits 1 when over the cap or when one disagrees.
 
-    ledger, verdicts = check_run(run)
-    good = all(verdict.ok for verdict in verdicts)
+    Also takes a record folder with its results, and the submission.json of a submission made elsewhere.
+    """
+    from golf.publish import check as checks
+    from golf.publish import terminal
+
+    ledger, verdicts = checks.check(path)
+    good = all(verdict.ok is not False for verdict in verdicts)
     if as_json:
-        values = {"ok": good, "ledger": asdict(ledger) | {"total": ledger.total, "headroom": ledger.headroom}}
+        counted = asdict(ledger) | {"total": ledger.total, "headroom": ledger.headroom} if ledger else None
+        values = {"ok": good, "ledger": counted}
         click.echo(json.dumps(values | {"checks": [asdict(verdict) for verdict in verdicts]}, indent=1))
     else:
-        _console().print(terminal.check_table(str(run), ledger, verdicts))
+        _console().print(terminal.check_table(str(path), ledger, verdicts))
     sys.exit(0 if good else 1)
+
+
+@cli.command()
+@click.argument("runs", metavar="RUN...", type=FOLDER, nargs=-1, required=True)
+@click.option("-o", "--output", type=FOLDER, required=True, help="New folder for the submission.")
+@click.option("--parent", type=FOLDER, help="Runs, submission or record that this recipe changes.")
+@click.option("--author", help="Display name.  [default: git's user.name, else the login name]")
+@click.option("--github-id", help="Handle.  [default: git's github.user, else the author]")
+@click.option("--name", help="Of the submission.  [default: the run folder's]")
+@click.option("--date", help="YYYY-MM-DD.  [default: what DIR's name begins with, else today]")
+@click.option("--blurb", help="One paragraph for the top of the README.")
+@click.option("--artifacts/--no-artifacts", default=True, show_default=True, help="Keep each seed's weights.")
+@json_option
+def submit(
+    runs: Sequence[Path], output: Path, parent: Path | None, artifacts: bool, as_json: bool, **given: str | None
+) -> None:
+    """Write a submission of finished RUNs: README, metadata, the one-file script, logs."""
+    from golf.publish import seeds, submission
+
+    against = seeds.read(parent) if parent else None
+    values = submission.write(runs, output, given=given, parent=against, artifacts=artifacts)
+    if as_json:
+        click.echo(json.dumps(values, indent=1))
+        return
+    spread = f" ± {values['val_bpb_std']:.5f}" if values["val_bpb_std"] is not None else ""
+    click.echo(f"{output}: {values['val_bpb']:.5f}{spread} bits per byte over {len(values['seeds'])} seeds")
+    click.echo(values.get("comparison", "compare it with what it changes: --parent"))
 
 
 @cli.command()
@@ -266,15 +288,3 @@ def _console() -> Any:
     from rich.console import Console
 
     return Console()
-
-
-def _baselines(recipe: Any, sink: Any) -> Sequence[Any]:
-    """What general compressors reach on the recipe's validation text, or nothing where it is too large to ask."""
-    from golf import host as hosts
-    from golf.publish import baselines, convert
-
-    corpus = recipe.data.open(hosts.cache_folder(), sink)
-    convert.remember(corpus)
-    if sum(path.stat().st_size for path in corpus.val) > baselines.PRIOR_BYTES:
-        return ()
-    return baselines.cached(hosts.cache_folder(), corpus.sha256, lambda: convert.corpus_texts(corpus))

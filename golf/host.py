@@ -107,6 +107,20 @@ def join() -> Iterator[Host]:
         dist.destroy_process_group()
 
 
+def rank() -> int:
+    """The rank that the launcher gave this process, joined or not."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def neighbor_environment(place: int, jobs: int) -> dict[str, str]:
+    """The environment of the process number `place` of `jobs` side by side: its share of the cores, a GPU in turn."""
+    threads = max(1, len(os.sched_getaffinity(0)) // jobs)
+    changed = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    if torch.cuda.device_count() > 1:
+        changed["CUDA_VISIBLE_DEVICES"] = str(place % torch.cuda.device_count())
+    return {**os.environ, **changed}
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a run's numbers."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}

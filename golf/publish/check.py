@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from golf import track as tracks
 from golf.contracts import ByteLedger, DataError, RunResult
@@ -17,10 +18,11 @@ REQUIRED = ("result.json", "artifact.golf", "tokenizer.model", "train_gpt.py", "
 
 @dataclass(frozen=True)
 class Verdict:
-    """One check: what was looked at, whether it holds, and the two numbers or names behind that."""
+    """One check: what was looked at, whether it holds (None: cannot be told from what is there), and the two numbers
+    or names behind that."""
 
     what: str
-    ok: bool
+    ok: bool | None
     why: str
 
 
@@ -30,11 +32,23 @@ def read_result(run: Path) -> RunResult:
     if not file.is_file():
         raise DataError(f"{run} holds no result.json; give the folder of one seed, such as runs/<record>/1337")
     try:
-        values = json.loads(file.read_bytes())
-        known = {field.name for field in fields(RunResult)}
-        return RunResult(**{name: value for name, value in values.items() if name in known})
-    except (ValueError, TypeError, AttributeError) as error:
+        return result_of(json.loads(file.read_bytes()), file)
+    except ValueError as error:
         raise DataError(f"{file} is not a result of golf: {error}") from error
+
+
+def result_of(values: Any, file: Path) -> RunResult:
+    """A result from its plain values. Raises DataError, naming the file, for a field that is missing or no number."""
+    known = {field.name: field.type for field in fields(RunResult)}
+    try:
+        result = RunResult(**{name: value for name, value in values.items() if name in known})
+    except (TypeError, AttributeError) as error:
+        raise DataError(f"{file} is not a result of golf: {error}") from error
+    for name, kind in known.items():
+        value = getattr(result, name)
+        if kind in ("float", "int") and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise DataError(f"{file} is not a result of golf: {name} is {value!r}, not a number")
+    return result
 
 
 def check_run(run: Path) -> tuple[ByteLedger, list[Verdict]]:
@@ -75,3 +89,16 @@ def check_run(run: Path) -> tuple[ByteLedger, list[Verdict]]:
     clock = f"training {result.train_seconds:.1f} s, evaluation {result.eval_seconds:.1f} s"
     verdicts.append(Verdict("within the clocks", not overruns, "; ".join(overruns) or clock))
     return ledger, verdicts
+
+
+def check(path: Path) -> tuple[ByteLedger | None, list[Verdict]]:
+    """`check_run` of a run folder, or what fits a submission's folder, a record of golf or a bare metadata file."""
+    from golf.publish import check_submission as submissions
+
+    if path.is_file():
+        return submissions.check_metadata(path)
+    if (path / "submission.json").is_file():
+        return submissions.check_submission(path)
+    if (path / "recipe.py").is_file():
+        return submissions.check_record(path)
+    return check_run(path)

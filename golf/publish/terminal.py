@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
@@ -134,6 +136,24 @@ def run_table(result: RunResult, baselines: Sequence[Baseline]) -> Table:
     return table
 
 
+def seeds_table(name: str, results: Sequence[RunResult], failed: Mapping[int, str]) -> Table:
+    """Several seeds of one recipe, their mean and their sample standard deviation."""
+    table = Table(title=name, title_justify="left")
+    for column in ("seed", "bits per byte", "before quantization", "bytes", "training"):
+        table.add_column(column, justify="right")
+    for result in results:
+        scores = (f"{result.val_bpb:.5f}", f"{result.val_bpb_unquantized:.5f}")
+        table.add_row(str(result.seed), *scores, f"{result.bytes_total:,}", f"{result.train_seconds:.1f} s")
+    for seed, why in failed.items():
+        table.add_row(str(seed), "[bold red]failed", escape(why))
+    if len(results) > 1:
+        table.add_section()
+        scores = [result.val_bpb for result in results]
+        spread = f"{statistics.fmean(scores):.5f}", f"± {statistics.stdev(scores):.5f} (n - 1)"
+        table.add_row("mean", *spread, f"{max(result.bytes_total for result in results):,}", "")
+    return table
+
+
 def score_table(name: str, scored: Scored, seconds: float) -> Table:
     table = Table(title=name, title_justify="left", show_header=False)
     score = scored.score
@@ -161,13 +181,16 @@ def task_table(name: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
     return table
 
 
-def check_table(name: str, ledger: ByteLedger, verdicts: Sequence[Verdict]) -> Table:
+def check_table(name: str, ledger: ByteLedger | None, verdicts: Sequence[Verdict]) -> Table:
     table = Table(title=name, title_justify="left")
     table.add_column("check")
     table.add_column("verdict")
     table.add_column("seen")
     for verdict in verdicts:
-        table.add_row(verdict.what, "pass" if verdict.ok else "[bold red]FAIL", verdict.why)
+        word = {True: "pass", False: "[bold red]FAIL", None: "note"}[verdict.ok]
+        table.add_row(verdict.what, word, escape(verdict.why))
+    if ledger is None:
+        return table
     table.add_section()
     parts = f"code {ledger.code:,} + model {ledger.blob:,} + tokenizer {ledger.tokenizer:,}"
     table.add_row("ledger", f"{ledger.headroom:,} left", parts)
