@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from small_record import write_record
+from small_record import write_documents, write_record
 
 from golf.cli import cli
 
@@ -25,8 +25,11 @@ def golf():
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory) -> Path:
-    """The record's folder."""
-    return write_record(tmp_path_factory.mktemp("small"))
+    """The record's folder. Its text is its own, so that other tests still see theirs being prepared."""
+    folder = tmp_path_factory.mktemp("small")
+    record = write_record(folder)
+    write_documents(folder / "documents.jsonl", count=401)
+    return record
 
 
 @pytest.fixture(scope="session")
