@@ -11,6 +11,7 @@ from golf.contracts import SpecError
 KINDS = {
     "sliding": "golf.eval.sliding:SlidingWindow",
     "rolling": "golf.eval.rolling:Rolling",
+    "chunk-sgd": "golf.eval.chunks:ChunkSGD",
 }
 
 

@@ -84,8 +84,7 @@ class SlidingWindow:
         For a model that by itself keeps documents apart, neighboring ones share a window, and what lies before a
         document is left out of its windows: the same predictions, to rounding, for fewer tokens fed.
         """
-        spec = getattr(model, "spec", None)
-        apart = spec.bos if getattr(spec, "documents", False) else None
+        apart = keeps_apart(model)
         if self.documents == "isolated":
             edge, anchor = self.bos, 1
         else:
@@ -127,7 +126,7 @@ class SlidingWindow:
         emit(sink, "score", done=0, total=positions)
         forward = forward_tail(model)
         with scoring(model, host):
-            for batch, tail in _batches(plan, self.window, self.stride, rows):
+            for batch, tail in batches(plan, self.window, self.stride, rows):
                 ids_BT, targets_BT, lengths = read(tokens, batch, self.window, tail, table)
                 logits_BTV = forward(torch.from_numpy(ids_BT).to(host.device), tail)
                 nats_N = weigh(logits_BTV, targets_BT)
@@ -184,6 +183,12 @@ def scoring(model: nn.Module, host: Host) -> Iterator[None]:
         model.train(was_training)
 
 
+def keeps_apart(model: nn.Module) -> int | None:
+    """The token over which a model by itself never looks back; None where there is no such token."""
+    spec = getattr(model, "spec", None)
+    return spec.bos if getattr(spec, "documents", False) else None
+
+
 def forward_tail(model: nn.Module) -> Callable[[Tensor, int], Tensor]:
     """(ids, tail) -> logits of the last `tail` positions, computed alone where the model knows how."""
     known = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
@@ -198,7 +203,7 @@ def _find(tokens: Sequence[int], token: int) -> Iterator[int]:
         yield from (begin + np.flatnonzero(np.asarray(tokens[begin : begin + SCAN]) == token)).tolist()
 
 
-def _batches(plan: Iterable[Span], window: int, stride: int, rows: int) -> Iterator[tuple[list[Span], int]]:
+def batches(plan: Iterable[Span], window: int, stride: int, rows: int) -> Iterator[tuple[list[Span], int]]:
     """Spans in batches, each with a bound on the last positions it scores.
 
     Windows that begin a text and the others are kept apart, for the two differ in shape. Within each, the last
@@ -207,7 +212,7 @@ def _batches(plan: Iterable[Span], window: int, stride: int, rows: int) -> Itera
     waiting: dict[int, list[Span]] = {}
     sizes: dict[int, int] = {}
     for span in plan:
-        tail = window if span.start == span.begin else stride
+        tail = stride if span.start - span.begin >= window - stride else window
         batch = waiting.setdefault(tail, [])
         batch.append(span)
         if len(batch) == rows:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,8 +78,10 @@ def score(
     *,
     stretch: int | None = STRETCH,
     sink: Sink = _quiet,
+    report: Callable[[np.ndarray, np.ndarray], None] | None = None,
 ) -> Score:
-    """Nats, count and bytes of t_1 .. t_N. Emits `score` events with `done` and `total` in targets.
+    """Nats, count and bytes of t_1 .. t_N. Emits `score` events with `done` and `total` in targets; `report` gets
+    positions of targets and their nats as they go on record.
 
     Raises PredictorError as `drive` does and for a distribution that does not add up to 1 within MASS_TOLERANCE,
     DivergedError for a sum that is not finite.
@@ -97,6 +99,8 @@ def score(
         end = first + len(nats_T)
         spelled += int(table.count(np.asarray(tokens[first - 1 : end - 1]), np.asarray(tokens[first:end])).sum())
         emit(sink, "score", done=end - 1, total=total)
+        if report is not None:
+            report(np.arange(first, end), nats_T)
     if not math.isfinite(nats):
         raise DivergedError(f"the predictor's loss over {total} tokens is {nats}; a target had probability 0")
     return Score(nats, total, spelled)
