@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from golf.contracts import SpecError
+
 FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
 set_option = click.option(
@@ -83,6 +85,9 @@ def import_(checkpoint: Path, family: str, config: Path, tokenizer: Path, output
 @click.option("--recipe", "record", type=FOLDER, help="Record whose quantization and packing to use.")
 @click.option("--cap", type=int, help="Largest artifact in bytes.")
 @click.option("--calibration", type=FOLDER, help="Training text: .bin shards, .jsonl[.zst] or .txt.")
+@click.option(
+    "--layerwise/--at-once", default=None, help="Hold one block in memory, resumable.  [default: if WEIGHTS are large]"
+)
 @set_option
 @json_option
 def quantize(
@@ -91,14 +96,20 @@ def quantize(
     record: Path | None,
     cap: int | None,
     calibration: Path | None,
+    layerwise: bool | None,
     assignments: Sequence[str],
     as_json: bool,
 ) -> None:
     """Quantize and pack WEIGHTS (.safetensors of golf) into an artifact."""
-    from golf.publish import convert, terminal
+    from golf.publish import convert, large, terminal
 
+    if layerwise and cap is not None:
+        raise SpecError(f"--layerwise makes every block once and cannot search for --cap {cap}; leave one of them out")
     with terminal.ProgressBar() as bar:
-        report = convert.quantize_weights(weights, output, record, cap, calibration, assignments, bar)
+        if layerwise or (layerwise is None and cap is None and large.is_large(weights)):
+            report = large.quantize_large(weights, output, record, calibration, assignments, bar)
+        else:
+            report = convert.quantize_weights(weights, output, record, cap, calibration, assignments, bar)
     if as_json:
         click.echo(json.dumps(report, indent=1))
         return

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from golf import host as hosts
 from golf import recipe as recipes
@@ -20,7 +21,7 @@ from golf import run as corridor
 from golf.arch import families
 from golf.contracts import CheckpointError, Corpus, DataError, HessianError, Hessians, Sink, SpecError
 from golf.data import local, shards, stream, tokenizer
-from golf.host import Host, write_atomic
+from golf.host import write_atomic
 from golf.pack import container
 from golf.pack.container import PackSpec
 from golf.publish.check import read_result
@@ -84,17 +85,13 @@ def quantize_weights(
 
     Raises BudgetError when no setting reaches `cap` and HessianError when a method needs calibration text.
     """
-    source = open_source(path)
-    settings = QuantizeSettings()
-    if record is not None:
-        recipe = recipes.load(record)
-        settings = QuantizeSettings(quant=recipe.quant, pack=recipe.pack)
-    settings = recipes.assign(settings, assignments)
+    source, settings = open_source(path), quantize_settings(record, assignments)
     model = source.build()
     reach.check(source.weights, model.roles(), settings.quant, cap)
     with hosts.join() as host:
         model.to(host.device)
-        hessians = _calibrate(model, source, settings.quant, calibration, host)
+        batches = calibration_batches(source, settings.quant, calibration)
+        hessians = Hessians({}, 0) if batches is None else hessian.collect(model, batches, host=host)
 
         def size_of(qtensors: dict) -> int:
             return len(container.dump(qtensors, source.about, settings.pack))
@@ -113,10 +110,22 @@ def quantize_weights(
     }
 
 
-def _calibrate(model: Any, source: Source, plan: QuantSpec, calibration: Path | None, host: Host) -> Hessians:
-    """Hessians of the source's model on calibration text; none where no method of the plan asks for them."""
+def quantize_settings(record: Path | None, assignments: Sequence[str]) -> QuantizeSettings:
+    """Those of a record, or golf's own, with `path=value` texts applied."""
+    settings = QuantizeSettings()
+    if record is not None:
+        recipe = recipes.load(record)
+        settings = QuantizeSettings(quant=recipe.quant, pack=recipe.pack)
+    return recipes.assign(settings, assignments)
+
+
+def calibration_batches(source: Source, plan: QuantSpec, calibration: Path | None) -> Iterator[Tensor] | None:
+    """Windows of calibration text for the source's model; None where no method of the plan asks for Hessians.
+
+    Raises HessianError when they are needed and there is no text.
+    """
     if not any(method.needs_hessian for method in (plan.matrix, plan.head, plan.embed)):
-        return Hessians({}, 0)
+        return None
     if calibration is None:
         raise HessianError(
             "this quantization needs calibration text; name training text with --calibration, or round to nearest"
@@ -127,8 +136,7 @@ def _calibrate(model: Any, source: Source, plan: QuantSpec, calibration: Path | 
     else:
         tokens = local.tokens_of(calibration, speaker)
     sequences, rows, window = plan.calibration.sequences, plan.calibration.rows, source.about["eval"]["window"]
-    batches = stream.sample(tokens, count=sequences, rows=rows, seq_len=window, seed=0)
-    return hessian.collect(model, batches, host=host)
+    return stream.sample(tokens, count=sequences, rows=rows, seq_len=window, seed=0)
 
 
 def remember(corpus: Corpus) -> None:

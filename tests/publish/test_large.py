@@ -1,0 +1,113 @@
+"""`golf quantize --layerwise`: the artifact of the path in memory, byte for byte, and going on after a kill."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from click.testing import CliRunner
+from small_record import write_documents
+from torch import nn
+
+from golf.arch import families
+from golf.arch.unet import UNetSpec
+from golf.cli import cli
+from golf.contracts import CheckpointError, SpecError
+from golf.data import documents, tokenizer
+from golf.publish import large
+from golf.run import with_tokenizer
+from golf.train import checkpoint
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with bf16 weights of a small U-Net, mixed by a name order of their own, and calibration text."""
+    folder = tmp_path_factory.mktemp("large")
+    text = write_documents(folder / "text.jsonl", 60)
+    spelled = tokenizer.train(documents.read(text), 400)
+    torch.manual_seed(0)
+    model = UNetSpec(vocab=400, layers=6, dim=64, heads=4, kv_heads=2, rope_length=32).build()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    about = {
+        "model": families.spec_to_json(model.spec),
+        "eval": {"window": 32, "stride": 8},
+        "tokenizer_sha256": tokenizer.Tokenizer(spelled).sha256,
+    }
+    weights = {name: tensor.bfloat16() for name, tensor in model.state_dict().items()}
+    names = sorted(weights, key=lambda name: random.Random(name).random())
+    checkpoint.save_weights(
+        folder / "w.safetensors", {name: weights[name] for name in names}, with_tokenizer(about, spelled)
+    )
+    return folder
+
+
+def command(place, name, *words):
+    output = place / name / "a.golf"
+    source, text = place / "w.safetensors", place / "text.jsonl"
+    return output, ["quantize", str(source), "-o", str(output), "--calibration", str(text), "--json", *words]
+
+
+def golf(words):
+    outcome = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert outcome.exit_code == 0, outcome.output
+    return json.loads(outcome.stdout)
+
+
+@pytest.fixture(scope="module")
+def wanted(place):
+    output, words = command(place, "memory", "--at-once")
+    return golf(words), output.read_bytes()
+
+
+def test_the_same_artifact_and_report(place, wanted):
+    output, words = command(place, "layers", "--layerwise")
+    report = golf(words)
+    assert output.read_bytes() == wanted[1]
+    assert {path.name for path in output.parent.iterdir()} == {"a.golf", "a.tokenizer.model"}
+    for row, other in zip(report["tensors"], wanted[0]["tensors"]):
+        assert row["name"] == other["name"] and row["error"] == pytest.approx(other["error"], rel=1e-6)
+
+
+def test_large_weights_take_it_by_themselves(place, wanted, monkeypatch):
+    output, words = command(place, "auto")
+    monkeypatch.setattr(large, "LARGE_BYTES", 1000)
+    monkeypatch.setattr("golf.publish.convert.quantize_weights", None)
+    golf(words)
+    assert output.read_bytes() == wanted[1]
+
+
+def test_after_a_kill_it_goes_on(place, wanted):
+    output, words = command(place, "killed", "--layerwise", "--set", "quant.calibration.sequences=60")
+    process = subprocess.Popen([sys.executable, "-m", "golf", *words], stdout=subprocess.DEVNULL)
+    parts = output.with_suffix(".golf.parts")
+    while len(list(parts.glob("blocks*.golf"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in parts.glob("*.golf")}
+    assert len(kept) >= 2 and not output.exists()
+
+    with pytest.raises(CheckpointError, match="other weights, settings or calibration text"):
+        golf([*words[:-1], "quant.calibration.sequences=61"])
+    made = []
+    original = large.Parts.keep
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(large.Parts, "keep", lambda self, piece: (made.append(piece.name), original(self, piece)))
+        golf(words)
+    assert not {f"{name}.golf" for name in made} & {path.name for path in kept}
+    assert not parts.exists()
+    other, words = command(place, "whole", "--layerwise", "--set", "quant.calibration.sequences=60")
+    golf(words)
+    assert output.read_bytes() == other.read_bytes()
+
+
+def test_a_cap_needs_everything_at_once(place):
+    with pytest.raises(SpecError, match="--cap 5000"):
+        golf(command(place, "cap", "--layerwise", "--cap", "5000")[1])
