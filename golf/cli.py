@@ -3,6 +3,7 @@ so that `golf --help` answers at once."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
@@ -66,17 +67,34 @@ def run(
 
 
 @cli.command("import")
-@click.argument("checkpoint", type=FILE)
+@click.argument("checkpoint", type=FOLDER)
 @click.option("--family", required=True, help="Model family, such as pr1361.")
-@click.option("--config", type=FILE, required=True, help="JSON object with the original configuration.")
-@click.option("--tokenizer", type=FILE, required=True, help="The SentencePiece model the checkpoint speaks.")
+@click.option("--config", type=FILE, help="JSON object with the original configuration.  [default: the checkpoint's]")
+@click.option("--tokenizer", type=FILE, help="The SentencePiece model the checkpoint speaks.")
+@click.option("--rename", type=FILE, help="JSON object of names in the checkpoint -> names in golf.")
 @click.option("-o", "--output", type=FILE, required=True, help="Weights file to write.")
-def import_(checkpoint: Path, family: str, config: Path, tokenizer: Path, output: Path) -> None:
-    """Turn an original CHECKPOINT (.safetensors) into golf's weights file."""
-    from golf.publish import convert
+def import_(
+    checkpoint: Path, family: str, config: Path | None, tokenizer: Path | None, rename: Path | None, output: Path
+) -> None:
+    """Turn an original CHECKPOINT (.safetensors, .pt, .bin or a folder) into golf's weights file."""
+    from golf.publish import original
 
-    parameters = convert.import_weights(checkpoint, family, config, tokenizer, output)
+    parameters = original.import_weights(checkpoint, family, config, tokenizer, rename, output)
     click.echo(f"{output}: {family}, {parameters:,} parameters")
+
+
+@cli.command()
+@click.argument("run", type=FOLDER)
+@click.option("--to", "form", type=click.Choice(["original"]), required=True, help="Whose form.")
+@click.option("-o", "--output", "folder", type=FOLDER, required=True, help="Folder for the files.")
+@click.option("--tokenizer", type=FILE, help="The tokenizer, when it does not lie beside RUN.")
+def export(run: Path, form: str, folder: Path, tokenizer: Path | None) -> None:
+    """Write RUN (a run folder, an artifact or weights) as other code reads it."""
+    from golf.publish import source
+
+    module = importlib.import_module(f"golf.publish.{form}")
+    for file in module.export(source.open_source(run, tokenizer), folder):
+        click.echo(f"{file}: {file.stat().st_size:,} bytes")
 
 
 @cli.command()

@@ -242,6 +242,13 @@ def _names(spec: GeluGPTSpec, state: Mapping[str, Tensor], config: Mapping[str, 
     return {name: None if ours in ("rope_cos", "rope_sin") else ours for name, ours in names.items()}
 
 
+def _extras(spec: GeluGPTSpec) -> dict[str, Tensor]:
+    """The rotary tables as the port computes them, [1, T, 1, D / 2]."""
+    rates = 1.0 / spec.rope_base ** (torch.arange(0, spec.head_dim, 2, dtype=torch.float32) / spec.head_dim)
+    angles = torch.outer(torch.arange(spec.context, dtype=torch.float32), rates)[None, :, None]
+    return {"rope_cos": angles.cos(), "rope_sin": angles.sin()}
+
+
 ORIGINAL = Original(
     spec=GeluGPTSpec,
     settings={
@@ -265,4 +272,5 @@ ORIGINAL = Original(
         "tie_word_embeddings": "tie_embeddings",
     },
     names=_names,
+    extras=_extras,
 )

@@ -24,6 +24,10 @@ def _same_names(spec: ModelSpec, state: Mapping[str, Tensor], config: Mapping[st
     return {}
 
 
+def _nothing(spec: ModelSpec) -> dict[str, Any]:
+    return {}
+
+
 def _as_configured(spec: ModelSpec, state: Mapping[str, Tensor]) -> ModelSpec:
     return spec
 
@@ -36,6 +40,8 @@ class Original:
     aliases: further names of settings.
     names: name of a tensor there -> here, where they differ; None drops it.
     foreign: names used elsewhere -> here, with parts in braces: "model.layers.{i}.norm" -> "blocks.{i}.norm".
+    extras: tensors a file may hold that the model computes itself.
+    copies: names under which published files hold a tensor once more -> its name here.
     reshaped: ends of names whose tensors come in any shape of the right number of elements.
     adjust: the spec once the tensors are seen.
     """
@@ -45,6 +51,8 @@ class Original:
     aliases: Mapping[str, str] = field(default_factory=dict)
     names: Callable[[Any, Mapping[str, Tensor], Mapping[str, Any]], Mapping[str, str | None]] = _same_names
     foreign: Mapping[str, str] = field(default_factory=dict)
+    extras: Callable[[Any], Mapping[str, Tensor]] = _nothing
+    copies: Callable[[Any], Mapping[str, str]] = _nothing
     reshaped: tuple[str, ...] = ()
     adjust: Callable[[Any, Mapping[str, Tensor]], Any] = _as_configured
 

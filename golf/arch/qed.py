@@ -194,6 +194,10 @@ def _names(spec: QEDSpec, state: Mapping[str, Tensor], config: Mapping[str, Any]
     return {"lm_head.weight": "embed_tokens.weight"}
 
 
+def _copies(spec: QEDSpec) -> dict[str, str]:
+    return {"lm_head.weight": "embed_tokens.weight"} if spec.tied else {}
+
+
 ORIGINAL = Original(
     spec=QEDSpec,
     settings={
@@ -214,4 +218,13 @@ ORIGINAL = Original(
         "eos_token_id": "eos",
     },
     names=_names,
+    copies=_copies,
+    foreign={
+        "model.embed_tokens.weight": "embed_tokens.weight",
+        "model.layers.{i}.self_attn.{part}.{leaf}": "layers.{i}.attention.{part}.{leaf}",
+        "model.layers.{i}.mlp.{part}.{leaf}": "layers.{i}.mlp.{part}.{leaf}",
+        "model.layers.{i}.input_layernorm.weight": "layers.{i}.input_norm.weight",
+        "model.layers.{i}.post_attention_layernorm.weight": "layers.{i}.post_attn_norm.weight",
+        "model.norm.weight": "norm.weight",
+    },
 )

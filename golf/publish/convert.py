@@ -1,8 +1,7 @@
-"""The commands that start from weights on disk: import, quantize."""
+"""`golf quantize`: weights on disk as an artifact; and where the texts of a run's scores lie."""
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Sequence
@@ -11,15 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from golf import host as hosts
 from golf import recipe as recipes
-from golf import run as corridor
-from golf.arch import families
-from golf.contracts import CheckpointError, Corpus, DataError, HessianError, Hessians, Sink, SpecError
+from golf.contracts import Corpus, DataError, HessianError, Hessians, Sink
 from golf.data import local, shards, stream, tokenizer
 from golf.host import write_atomic
 from golf.pack import container
@@ -28,10 +23,6 @@ from golf.publish.check import read_result
 from golf.publish.source import Source, open_source
 from golf.quant import fit, hessian, reach, report
 from golf.quant.apply import QuantSpec
-from golf.train import checkpoint
-
-# Imported checkpoints do not say how they were scored; these are the challenge's habits.
-IMPORTED_EVAL = {"window": 1024, "stride": 64}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,36 +31,6 @@ class QuantizeSettings:
 
     quant: QuantSpec = field(default_factory=QuantSpec)
     pack: PackSpec = field(default_factory=PackSpec)
-
-
-def import_weights(path: Path, family: str, config: Path, tokenizer_file: Path, output: Path) -> int:
-    """Write golf's weights file from an original checkpoint; returns the number of parameters.
-
-    Raises CheckpointError for a file that is no safetensors, SpecError for a configuration that is no JSON object,
-    and what `families.import_checkpoint` raises.
-    """
-    try:
-        state = load_file(path)
-    except (SafetensorError, FileNotFoundError) as error:
-        raise CheckpointError(f"{path} is not a readable .safetensors file: {error}") from error
-    try:
-        values = json.loads(config.read_bytes())
-    except ValueError as error:
-        raise SpecError(f"{config} is not JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise SpecError(f"{config} must hold one JSON object of configuration keys, found {type(values).__name__}")
-    model = families.import_checkpoint(family, state, values)
-    spelled = tokenizer_file.read_bytes()
-    table = tokenizer.byte_table(tokenizer_file)
-    if table.vocab != model.spec.vocab:
-        raise SpecError(f"{tokenizer_file} spells {table.vocab} tokens, the model has {model.spec.vocab}; give its own")
-    about = {
-        "model": families.spec_to_json(model.spec),
-        "eval": IMPORTED_EVAL,
-        "tokenizer_sha256": hashlib.sha256(spelled).hexdigest(),
-    }
-    checkpoint.save_weights(output, model.state_dict(), corridor.with_tokenizer(about, spelled))
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def quantize_weights(
@@ -100,7 +61,8 @@ def quantize_weights(
         fitted = fit.fit(weights, roles, hessians.by_name, settings.quant, size_of=size_of, cap=cap, sink=sink)
     blob = container.dump(fitted.qtensors, source.about, settings.pack)
     write_atomic(output, blob)
-    write_atomic(output.with_suffix(".tokenizer.model"), source.tokenizer)
+    if source.spelled:
+        write_atomic(output.with_suffix(".tokenizer.model"), source.spelled)
     return {
         "artifact": str(output),
         "bytes_model": len(blob),

@@ -69,7 +69,7 @@ def quantize_large(
     and HessianError when a method needs calibration text.
     """
     source, settings = open_source(path), quantize_settings(record, assignments)
-    about, spelled, weights = source.about, source.tokenizer, Mapped(path)
+    about, spelled, weights = source.about, source.spelled, Mapped(path)
     batches = [batch.clone() for batch in calibration_batches(source, settings.quant, calibration) or ()]
     del source  # and with it the mapping of the whole file, whose pages would count as ours once touched
     parts = Parts(output.with_suffix(output.suffix + ".parts"), _digest(path, to_json(settings.quant), batches))
@@ -84,7 +84,8 @@ def quantize_large(
     found, rows = parts.take()
     blob = container.dump({name: found.pop(name) for name in weights}, about, settings.pack)
     write_atomic(output, blob)
-    write_atomic(output.with_suffix(".tokenizer.model"), spelled)
+    if spelled:
+        write_atomic(output.with_suffix(".tokenizer.model"), spelled)
     parts.remove()
     tensors = [rows[name] for name in weights]
     return {

@@ -20,12 +20,21 @@ from golf.train import checkpoint
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """A model on disk: its weights, what travels with them, and the tokenizer file whose tokens it speaks."""
+    """A model on disk: its weights, what travels with them, the tokenizer file whose tokens it speaks (empty where
+    it was imported without one), and what golf remembers of the checkpoint it was imported from."""
 
     path: Path
     about: dict[str, Any]
     weights: dict[str, Tensor]
-    tokenizer: bytes
+    spelled: bytes
+    original: dict[str, Any] | None = None
+
+    @property
+    def tokenizer(self) -> bytes:
+        """The tokenizer file. Raises DataError where there is none."""
+        if not self.spelled:
+            raise DataError(f"{self.path} was imported without its tokenizer; name it with --tokenizer")
+        return self.spelled
 
     def build(self) -> Model:
         model = families.build(self.about["model"])
@@ -52,7 +61,10 @@ def open_source(path: Path, tokenizer: Path | None = None) -> Source:
         if "model" not in about:
             raise ArtifactError(f"{path} carries no model shape; it was not written by `golf run` or `golf quantize`")
         weights, spelled = apply.dequantize(qtensors), b""
-    wanted = about.get("tokenizer_sha256", "")
+    wanted, original = about.get("tokenizer_sha256", ""), about.pop("original", None)
+    if not wanted:
+        spelled = tokenizer.read_bytes() if tokenizer else b""
+        return Source(path=path, about=about, weights=weights, spelled=spelled, original=original)
     spelled = tokenizer.read_bytes() if tokenizer else spelled or find_tokenizer(path.parent, wanted)
     found = hashlib.sha256(spelled).hexdigest()
     if found != wanted:
@@ -60,7 +72,7 @@ def open_source(path: Path, tokenizer: Path | None = None) -> Source:
             f"{path.name} speaks the tokenizer with SHA-256 {wanted[:16]}..., got {found[:16]}...; put that file "
             "beside it or name it with --tokenizer"
         )
-    return Source(path=path, about=about, weights=weights, tokenizer=spelled)
+    return Source(path=path, about=about, weights=weights, spelled=spelled, original=original)
 
 
 def find_tokenizer(folder: Path, sha256: str) -> bytes:
