@@ -235,6 +235,32 @@ def submit(
 
 
 @cli.command()
+@click.argument("paths", metavar="[PATH]...", type=FOLDER, nargs=-1)
+@click.option("--html", type=FILE, help="Write one self-contained page instead of printing.")
+@click.option("--match", help="Only entries whose path holds this; * and ? as in file names.")
+@click.option("--title", default="Leaderboard", show_default=True, help="Of the page.")
+@json_option
+def board(paths: Sequence[Path], html: Path | None, match: str | None, title: str, as_json: bool) -> None:
+    """Compare records, runs and submissions, by track and corpus.
+
+    PATH is a folder of records, of runs or of submissions, whoever published them.  [default: records]
+    """
+    from golf.host import write_atomic
+    from golf.publish import board as boards
+    from golf.publish import board_page
+
+    groups = boards.board(paths or (Path("records"),), match)
+    if html is not None:
+        write_atomic(html, board_page.page(groups, title).encode())
+        click.echo(f"{html}: {sum(len(group.rows) for group in groups)} entries, {html.stat().st_size:,} bytes")
+    if as_json:
+        click.echo(json.dumps(board_page.values(groups), indent=1))
+    elif html is None:
+        for group in groups:
+            _console().print(board_page.table(group))
+
+
+@cli.command()
 @click.argument("record", type=FOLDER)
 @click.option("-o", "--output", type=FILE, default=Path("train_gpt.py"), show_default=True)
 @set_option

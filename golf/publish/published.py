@@ -149,7 +149,11 @@ def _read(value: Any, name: str) -> Any:
         return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    return int(value) if name in WHOLE and value == int(value) else None if name in WHOLE else float(value)
+    if name == "val_bpb" and value <= 0:  # a placeholder: no model predicts everything
+        return None
+    if name in WHOLE:
+        return int(value) if value == int(value) else None
+    return float(value)
 
 
 def _track(stated: str | None, file: Path, notes: list[str]) -> str | None:

@@ -85,7 +85,7 @@ def test_a_date_that_is_none_falls_back_to_the_folder(tmp_path):
     assert entry(tmp_path, PLAIN | {"date": None}, "2026-02-30_no").date is None
 
 
-@pytest.mark.parametrize("bad", [None, "1.1", True, [1.1], {"mean": 1.1}])
+@pytest.mark.parametrize("bad", [None, "1.1", True, [1.1], {"mean": 1.1}, 0, 0.0, -1.0])
 def test_a_score_of_another_type_is_no_score(tmp_path, bad):
     found = entry(tmp_path, PLAIN | {"val_bpb": bad})
     assert found.val_bpb is None and found.missing == ("val_bpb",)

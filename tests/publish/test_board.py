@@ -1,0 +1,133 @@
+"""The leaderboard: what is compared with what, and the page in a real browser."""
+
+import json
+import shutil
+
+import pytest
+from chrome import Chrome, check_page
+
+from golf.contracts import DataError
+from golf.publish import board as boards
+from golf.publish import board_page
+from golf.publish.board import Group, Row
+
+
+def row(number, bpb, size=None, date=None, seeds=(), **more):
+    values = dict.fromkeys(
+        ("corpus", "author", "val_bpb_std", "train_seconds", "parameters", "bits_per_weight", "verified", "parent")
+    )
+    return Row(**values | {
+        "number": number, "name": f"n{number}", "path": f"p{number}", "track": "t", "date": date, "val_bpb": bpb,
+        "seeds": {str(place): score for place, score in enumerate(seeds)}, "bytes_total": size, "cap": 100,
+    } | more)  # fmt: skip
+
+
+def test_each_is_compared_with_the_best_before_it():
+    rows = [
+        row(1, 1.20, date="2026-01-01", seeds=(1.19, 1.21)),
+        row(2, 1.10, date="2026-01-02", seeds=(1.09, 1.11)),
+        row(3, 1.15, date="2026-01-03", seeds=(1.15,)),
+        row(4, 1.00, date="2026-01-03", seeds=(0.99, 1.01)),
+        row(5, None, date="2026-01-04"),
+        row(6, 1.05),
+    ]
+    found = {each.number: each for each in boards.ranked(rows)}
+    assert [each.number for each in boards.ranked(rows)] == [4, 6, 2, 3, 1, 5]
+    assert found[1].before is None and found[6].before is None and found[5].before is None
+    assert (found[2].before, found[3].before, found[4].before) == ("n1", "n2", "n2")
+    assert found[2].delta == pytest.approx(0.10) and found[3].delta == pytest.approx(-0.05)
+    assert found[3].p is None and 0 < found[4].p < 0.05
+
+
+def test_the_front_holds_what_nobody_beats():
+    rows = (row(1, 1.2, 10), row(2, 1.1, 20), row(3, 1.15, 30), row(4, 1.0, 40), row(5, 0.9), row(6, 1.2, 10))
+    assert [each.number for each in Group("t", None, rows).pareto] == [1, 2, 4]
+
+
+def test_records_runs_and_submissions_on_one_board(three, changed, golf, tmp_path):
+    folder = tmp_path / "all"
+    shutil.copytree(three, folder / "2026-01-01_first")
+    golf("submit", changed, "-o", folder / "2026-01-02_second", "--author", "A", "--parent", three)
+    (folder / "2026-01-02_second" / "validity.json").write_text('{"ok": true}')
+    (folder / "odd").mkdir()
+    (folder / "odd" / "submission.json").write_text('{"name": "<b>odd</b>", "val_bpb": "low"}')
+    printed = json.loads(golf("board", folder, "--json").stdout)
+    ours = next(group for group in printed if group["track"] == "cpu_5min_1mb")
+    by_author = {entry["author"]: entry for entry in ours["rows"]}
+    assert by_author["A"]["verified"] is True and by_author[None]["verified"] is None
+    paths = [change["path"] for change in by_author["A"]["changes"]]
+    assert paths == ["train.matrix.lr", "train.embed.lr"]
+    odd = next(group for group in printed if group["track"] is None)["rows"][0]
+    assert odd["val_bpb"] is None and any("not usable" in note for note in odd["notes"])
+    assert "<b>odd</b>" not in board_page.page(boards.board([folder]), "x")
+    assert "faster" in golf("board", folder).stdout or "small" in golf("board", folder).stdout
+
+
+def test_nothing_to_show_is_said(tmp_path, golf):
+    for path, match in ((tmp_path, "no record"), (tmp_path / "none", "does not exist")):
+        with pytest.raises(DataError, match=match):
+            golf("board", path)
+
+
+@pytest.fixture(scope="module")
+def page(shared, golf, tmp_path_factory):
+    file = tmp_path_factory.mktemp("board") / "board.html"
+    golf("board", shared / "oracles" / "published", "--match", "merged", "--html", file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def chrome():
+    pytest.importorskip("matplotlib")
+    browser = Chrome()
+    yield browser
+    browser.close()
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+@pytest.mark.parametrize("dark", [False, True])
+def test_the_page_in_a_browser(chrome, page, width, dark):
+    check_page(chrome, page, width, dark=dark)
+    assert chrome.ask("document.querySelectorAll('figure svg').length") >= 4
+    colors = chrome.ask("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
+    assert colors[0] != colors[1]
+
+
+ROWS = "[...document.querySelectorAll('#t1 tbody tr')].filter((row) => !row.hidden)"
+
+
+def test_sorting(chrome, page):
+    chrome.open(page, 1400)
+    column = [column.key for column in board_page.COLUMNS].index("bytes_total")
+    shown = f"{ROWS}.map((row) => row.cells[{column}].dataset.value)"
+    press = f"document.querySelectorAll('#t1 th button')[{column}].click()"
+    chrome.ask(press)
+    up = chrome.ask(shown)
+    stated = [int(value) for value in up if value]
+    assert stated == sorted(stated) and len(set(stated)) > 5
+    assert up == [str(value) for value in stated] + [""] * (len(up) - len(stated))  # what is not stated comes last
+    chrome.ask(press)
+    assert chrome.ask(shown) == [str(value) for value in reversed(stated)] + [""] * (len(up) - len(stated))
+    assert chrome.ask(f"document.querySelectorAll('#t1 th')[{column}].getAttribute('aria-sort')") == "descending"
+    assert chrome.troubles == []
+
+
+def test_filtering(chrome, page):
+    chrome.open(page, 1400)
+    everything = chrome.ask(f"{ROWS}.length")
+    typed = "box.value = 'muon smear'; box.dispatchEvent(new Event('input'));"
+    chrome.ask(f"{{ const box = document.querySelector('#t1').parentElement.querySelector('input'); {typed} }}")
+    names = chrome.ask(f"{ROWS}.map((row) => row.textContent.toLowerCase())")
+    assert 0 < len(names) < everything and all("muon" in name and "smear" in name for name in names)
+    assert chrome.ask("document.querySelector('#t1-count').textContent") == f"{len(names)} of {everything}"
+    chrome.open(page, 1400)
+    chrome.ask("document.querySelector('input[value=front]').click()")
+    front = chrome.ask(f"{ROWS}.map((row) => row.textContent)")
+    assert 0 < len(front) < everything and all("Pareto front" in text for text in front)
+
+
+def test_a_point_leads_to_its_row(chrome, page):
+    chrome.open(page, 1400)
+    found = "[...document.querySelectorAll('svg a')].every((a) => document.querySelector(a.getAttribute('href')))"
+    assert chrome.ask(found)
+    assert chrome.ask("document.querySelectorAll('svg a').length") > 20
