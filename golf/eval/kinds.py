@@ -12,6 +12,7 @@ KINDS = {
     "sliding": "golf.eval.sliding:SlidingWindow",
     "rolling": "golf.eval.rolling:Rolling",
     "chunk-sgd": "golf.eval.chunks:ChunkSGD",
+    "document-lora": "golf.eval.lora:DocumentLoRA",
 }
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from golf.contracts import ByteTable, DataError, Score, Sink, SpecError, emit
-from golf.eval.sliding import UNSCORED, Report, SlidingWindow, quiet, read, scoring, total, weigh
+from golf.contracts import ByteTable, Score, Sink, SpecError
+from golf.eval.sliding import Report, SlidingWindow, Tally, quiet, read, scoring, weigh
 from golf.eval.spans import Span
 from golf.host import Host
 
@@ -78,13 +78,10 @@ class Rolling:
         report: Report | None = None,
     ) -> Score:
         """As `SlidingWindow.score`; raises SpecError for a model that cannot read on."""
-        host, positions = host or Host(), len(tokens) - 1
-        if positions < 1:
-            raise DataError(f"scoring needs at least 2 tokens, the stream has {len(tokens)}; give more text")
+        host = host or Host()
+        tally = Tally(tokens, host, sink, report)
         check_reads_on(model)
-        lanes = self.stretches(positions)[host.rank :: host.world]
-        nats, counts = torch.zeros((), dtype=torch.float64, device=host.device), np.zeros(2, np.int64)
-        emit(sink, "score", done=0, total=positions)
+        lanes = self.stretches(tally.positions)[host.rank :: host.world]
         cache = model.open_cache(len(lanes), self.window) if lanes else None
         longest = max((lane.end - lane.begin for lane in lanes), default=0)
         with scoring(model, host):
@@ -93,14 +90,9 @@ class Rolling:
                 ids_BT, targets_BT, lengths = read(tokens, batch, self.chunk, self.chunk, table)
                 width = max(span.end - span.begin for span in batch)
                 ids_BT, targets_BT = ids_BT[:, :width], targets_BT[:, :width]
-                nats_N = weigh(model.read_on(torch.from_numpy(ids_BT).to(host.device), cache), targets_BT)
-                nats += nats_N.sum(dtype=torch.float64)
-                counts += [sum(span.end - span.start for span in batch), lengths]
-                emit(sink, "score", done=min(int(counts[0]) * host.world, positions), total=positions)
-                if report is not None:
-                    places = np.concatenate([np.arange(span.start, span.end) for span in batch])
-                    report(places + 1, nats_N.cpu().numpy()[targets_BT.ravel() != UNSCORED])
-        return total(host, nats, counts, positions)
+                logits_BTV = model.read_on(torch.from_numpy(ids_BT).to(host.device), cache)
+                tally.add(batch, weigh(logits_BTV, targets_BT), targets_BT, lengths)
+        return tally.total()
 
 
 def piece(lane: Span, at: int, chunk: int) -> Span:

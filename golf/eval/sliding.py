@@ -90,7 +90,7 @@ class SlidingWindow:
         else:
             # With less overlap than half a window, the cuts at documents would cost more than they spare.
             edge, anchor = apart if 2 * self.stride <= self.window else None, self.stride
-        starts = () if edge is None else _find(tokens, edge)
+        starts = () if edge is None else find(tokens, edge)
         plan = isolated(starts, len(tokens) - 1, self.window, self.stride, anchor)
         return plan if edge is None or edge != apart else packed(plan, self.window)
 
@@ -117,26 +117,16 @@ class SlidingWindow:
         finite.
         """
         host = host or Host()
-        positions = len(tokens) - 1
-        if positions < 1:
-            raise DataError(f"scoring needs at least 2 tokens, the stream has {len(tokens)}; give more text")
+        tally = Tally(tokens, host, sink, report)
         plan = islice(self.plan(model, tokens), host.rank, None, host.world)
         rows = max(1, (self.batch_tokens or fitting(host, table.vocab)) // self.window)
-        nats, counts = torch.zeros((), dtype=torch.float64, device=host.device), np.zeros(2, np.int64)
-        emit(sink, "score", done=0, total=positions)
         forward = forward_tail(model)
         with scoring(model, host):
             for batch, tail in batches(plan, self.window, self.stride, rows):
                 ids_BT, targets_BT, lengths = read(tokens, batch, self.window, tail, table)
                 logits_BTV = forward(torch.from_numpy(ids_BT).to(host.device), tail)
-                nats_N = weigh(logits_BTV, targets_BT)
-                nats += nats_N.sum(dtype=torch.float64)
-                counts += [sum(span.end - span.start for span in batch), lengths]
-                emit(sink, "score", done=min(int(counts[0]) * host.world, positions), total=positions)
-                if report is not None:
-                    places = np.concatenate([np.arange(span.start, span.end) for span in batch])
-                    report(places + 1, nats_N.cpu().numpy()[targets_BT.ravel() != UNSCORED])
-        return total(host, nats, counts, positions)
+                tally.add(batch, weigh(logits_BTV, targets_BT), targets_BT, lengths)
+        return tally.total()
 
 
 def score(model: nn.Module, tokens: Sequence[int], table: ByteTable, **settings: Any) -> Score:
@@ -151,17 +141,39 @@ def weigh(logits_BTV: Tensor, targets_BT: np.ndarray) -> Tensor:
     return F.cross_entropy(logits_BTV.flatten(0, 1).float(), targets_N, ignore_index=UNSCORED, reduction="none")
 
 
-def total(host: Host, nats: Tensor, counts: np.ndarray, positions: int) -> Score:
-    """The Score of all ranks from each one's nats (float64) and counts of tokens and bytes.
+class Tally:
+    """What this rank has scored so far of a stream, told as it grows.
 
-    Raises DivergedError for a sum that is not finite.
+    Raises DataError for a stream of fewer than two tokens.
     """
-    counts = host.sum(torch.from_numpy(counts).to(host.device)).tolist()
-    score = Score(host.sum(nats).item(), *counts)
-    assert score.tokens == positions, f"{score.tokens} targets scored instead of {positions}"
-    if not math.isfinite(score.nats):
-        raise DivergedError(f"the model's loss over {positions} tokens is {score.nats}; its weights cannot be used")
-    return score
+
+    def __init__(self, tokens: Sequence[int], host: Host, sink: Sink, report: Report | None) -> None:
+        self.positions, self.host, self.sink, self.report = len(tokens) - 1, host, sink, report
+        if self.positions < 1:
+            raise DataError(f"scoring needs at least 2 tokens, the stream has {len(tokens)}; give more text")
+        self.nats, self.counts = torch.zeros((), dtype=torch.float64, device=host.device), np.zeros(2, np.int64)
+        emit(sink, "score", done=0, total=self.positions)
+
+    def add(self, batch: list[Span], nats_N: Tensor, targets_BT: np.ndarray, lengths: int) -> None:
+        """The nats of a batch of spans, as `weigh` gives them, and the bytes that their targets spell."""
+        self.nats += nats_N.detach().sum(dtype=torch.float64)
+        self.counts += [sum(span.end - span.start for span in batch), lengths]
+        done = min(int(self.counts[0]) * self.host.world, self.positions)
+        emit(self.sink, "score", done=done, total=self.positions)
+        if self.report is not None:
+            places = np.concatenate([np.arange(span.start, span.end) for span in batch])
+            self.report(places + 1, nats_N.detach().cpu().numpy()[targets_BT.ravel() != UNSCORED])
+
+    def total(self) -> Score:
+        """Of all ranks. Raises DivergedError for a sum that is not finite."""
+        counts = self.host.sum(torch.from_numpy(self.counts).to(self.host.device)).tolist()
+        score = Score(self.host.sum(self.nats).item(), *counts)
+        assert score.tokens == self.positions, f"{score.tokens} targets scored instead of {self.positions}"
+        if not math.isfinite(score.nats):
+            raise DivergedError(
+                f"the model's loss over {score.tokens} tokens is {score.nats}; its weights cannot be used"
+            )
+        return score
 
 
 def fitting(host: Host, vocab: int) -> int:
@@ -197,7 +209,7 @@ def forward_tail(model: nn.Module) -> Callable[[Tensor, int], Tensor]:
     return lambda ids_BT, tail: model(ids_BT)[:, ids_BT.shape[1] - tail :]
 
 
-def _find(tokens: Sequence[int], token: int) -> Iterator[int]:
+def find(tokens: Sequence[int], token: int) -> Iterator[int]:
     """Positions of a token, rising."""
     for begin in range(0, len(tokens), SCAN):
         yield from (begin + np.flatnonzero(np.asarray(tokens[begin : begin + SCAN]) == token)).tolist()

@@ -61,4 +61,5 @@ def evaluation(values: dict[str, Any], kind: str | None = None) -> Evaluation:
     own = values.get("kind", "sliding")
     chosen = kinds.spec_class(kind or own)
     known = {each.name for each in fields(chosen)} if kind not in (None, own) else values.keys() - {"kind"}
-    return recipes.assign(chosen(), [f"{name}={value}" for name, value in values.items() if name in known])
+    texts = {name: ",".join(value) if isinstance(value, list) else value for name, value in values.items()}
+    return recipes.assign(chosen(), [f"{name}={text}" for name, text in texts.items() if name in known])
