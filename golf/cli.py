@@ -301,9 +301,7 @@ def fetch(tokenizer: str, train_shards: int, repo: str | None, folder: Path | No
 
     folder = folder or hosts.cache_folder() / "fineweb" / tokenizer
     with ProgressBar() as bar:
-        fetching.fetch(
-            repo or fetching.REPOSITORY, folder, tokenizer=tokenizer, train_shards=train_shards, sink=bar
-        )
+        fetching.fetch(repo or fetching.REPOSITORY, folder, tokenizer=tokenizer, train_shards=train_shards, sink=bar)
     click.echo(f"{folder}: {train_shards} training shards of {tokenizer}")
 
 

@@ -107,6 +107,14 @@ class ModelSpec(Protocol):
         ...
 
 
+class Init(Protocol):
+    """Where training begins, if not at a family's own random weights."""
+
+    def load(self, model: Model, about: Mapping[str, Any]) -> None:
+        """Fill the model in place. `about` is what a run writes beside its weights: model shape, tokenizer."""
+        ...
+
+
 @runtime_checkable
 class Hooked(Protocol):
     """A layer with a 2-D weight. Both hooks are None until another room attaches a function.
@@ -152,6 +160,8 @@ class Corpus:
 
     sha256 names the text and its split: scores of different corpora are never compared.
     tokenizer_counted: its bytes are part of the ledger (the run trained it), or shown only (a stock one).
+    draw: (context length, seed) -> the windows to train on, where `train` is not simply read in shuffled windows:
+        mixtures by weight, conversations.
     """
 
     name: str
@@ -163,6 +173,7 @@ class Corpus:
     tokenizer_counted: bool
     vocab: int
     bos: int
+    draw: Callable[[int, int], Any] | None = None
 
 
 class DataSpec(Protocol):
@@ -182,6 +193,7 @@ class Trained:
     average: dict[str, Tensor]
     steps: int
     tokens: int
+    supervised: int  # of these, the ones that were targets: all, but in conversations
     seconds: float
     loss: float
     stopped: str  # "steps" | "seconds": which limit ended the loop
@@ -343,6 +355,7 @@ class RunResult:
     val_bpb_unquantized: the averaged weights before quantization under the windows of val_bpb_fixed, so that the
         difference between these two is the quantization tax.
     val_bpb_roundtrip: the read-back model on plain windows without overlap.
+    supervised_tokens: those of `train_tokens` whose prediction was trained; fewer where conversations mask some.
     train_seconds: the timed loop plus everything after it that reads training data (Hessians).
     eval_seconds: from opening the artifact to the final number.
     """
@@ -372,6 +385,7 @@ class RunResult:
     tokenizer_counted: bool
     corpus: str
     train_tokens: int
+    supervised_tokens: int
     stopped: str
     scale_multiplier: float
     artifact_sha256: str

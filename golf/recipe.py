@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from golf.contracts import DataSpec, Evaluation, ModelSpec, SpecError
+from golf.contracts import DataSpec, Evaluation, Init, ModelSpec, SpecError
 from golf.pack.container import PackSpec
 from golf.quant.apply import QuantSpec
 from golf.train.spec import TrainSpec
@@ -21,7 +21,10 @@ from golf.train.spec import TrainSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Everything a run depends on besides its seed. A record is a file that spells one as `RECIPE`."""
+    """Everything a run depends on besides its seed. A record is a file that spells one as `RECIPE`.
+
+    init: weights to continue from; None: the family's own random ones.
+    """
 
     track: str
     data: DataSpec
@@ -30,6 +33,7 @@ class Recipe:
     quant: QuantSpec
     pack: PackSpec
     eval: Evaluation
+    init: Init | None = None
 
     @property
     def digest(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import time
@@ -65,21 +66,21 @@ def run(recipe: Recipe, job: Job) -> RunResult:
     emit(sink, "versions", versions=hosts.versions(), hardware=host.hardware)
     emit(sink, "model", **facts, code_sha256=hashlib.sha256(job.code).hexdigest(), recipe=to_json(recipe))
     reach.check(dict(model.named_parameters()), model.roles(), recipe.quant, ledger.headroom)
+    if recipe.init is not None:
+        recipe.init.load(model, describe(recipe, corpus))
 
     reserve = measure_reserve(model, corpus, recipe, job) if recipe.train.seconds is not None else 0.0
     emit(sink, "reserve", seconds=reserve)
     feed = stream.TokenStream(
-        corpus.train, seq_len=recipe.train.longest, seed=job.seed, rank=host.rank, world=host.world,
+        corpus.draw or corpus.train, seq_len=recipe.train.longest, seed=job.seed, rank=host.rank, world=host.world,
         rows=recipe.train.rows * recipe.train.seq_len // recipe.train.longest, vocab=corpus.vocab,
     )  # fmt: skip
-    try:
+    with contextlib.closing(feed):
         trained = engine.fit(
             model, feed, recipe.train, host=host, sink=sink, seed=job.seed, reserve_seconds=reserve,
             switches={"fake_quant": apply.fake_quantizer(model, recipe.quant)},
             checkpoint=job.out / CHECKPOINT, resume=job.resume, digest=recipe.digest,
         )  # fmt: skip
-    finally:
-        feed.close()
 
     model.load_state_dict(trained.average)
     begin = time.monotonic()
@@ -102,8 +103,7 @@ def run(recipe: Recipe, job: Job) -> RunResult:
     host.barrier()
     quantize_seconds = time.monotonic() - begin
 
-    begin = time.monotonic()
-    data = (job.out / ARTIFACT).read_bytes()
+    begin, data = time.monotonic(), (job.out / ARTIFACT).read_bytes()
     table, tokens = tokenizer.byte_table(corpus.tokenizer), shards.Tokens(corpus.val, corpus.vocab)
     fresh = read_model(data).to(host.device)
     final = score(how.kind, fresh, tokens, table, how, host, sink)
@@ -121,9 +121,9 @@ def run(recipe: Recipe, job: Job) -> RunResult:
         eval_seconds=eval_seconds, corpus_sha256=corpus.sha256, tokens_scored=final.tokens,
         bytes_scored=final.bytes, versions=hosts.versions(), bytes_cap=ledger.cap, bytes_tokenizer=ledger.tokenizer,
         tokenizer_sha256=corpus.tokenizer_sha256, tokenizer_counted=corpus.tokenizer_counted, corpus=corpus.name,
-        train_tokens=trained.tokens, stopped=trained.stopped, scale_multiplier=multiplier,
-        artifact_sha256=hashlib.sha256(data).hexdigest(), hardware=host.hardware, eval_kind=how.kind,
-        val_bpb_fixed=fixed.bpb,
+        train_tokens=trained.tokens, supervised_tokens=trained.supervised, stopped=trained.stopped,
+        scale_multiplier=multiplier, artifact_sha256=hashlib.sha256(data).hexdigest(), hardware=host.hardware,
+        eval_kind=how.kind, val_bpb_fixed=fixed.bpb,
     )  # fmt: skip
     emit(sink, "ledger", total=ledger.total, headroom=ledger.headroom, **asdict(ledger))
     emit(sink, "result", **asdict(result))
@@ -155,7 +155,7 @@ def calibration(corpus: Corpus, recipe: Recipe, job: Job) -> Iterator[Tensor]:
     """This rank's share of a fixed sample of training windows."""
     plan = recipe.quant.calibration
     return stream.sample(
-        corpus.train, count=plan.sequences, rows=plan.rows, seq_len=recipe.train.seq_len, seed=job.seed,
+        corpus.draw or corpus.train, count=plan.sequences, rows=plan.rows, seq_len=recipe.train.seq_len, seed=job.seed,
         rank=job.host.rank, world=job.host.world, vocab=corpus.vocab,
     )  # fmt: skip
 

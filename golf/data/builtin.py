@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -56,9 +57,13 @@ class BuiltIn:
         """The corpus under `cache`, prepared on first use. Raises DataError when a package's sources are
         missing.
         """
-        versions = {package: metadata.version(package) for package in (*PACKAGES, "sentencepiece")}
-        key = corpus.digest_of({"versions": versions, "spec": asdict(self), "text": TEXT_VERSION})
+        key = corpus.digest_of(self.identity())
         return corpus.prepare(cache / "corpora" / f"builtin_{key}", partial(self.source, sink), sink)
+
+    def identity(self) -> Any:
+        """A JSON value that changes whenever the text does."""
+        versions = {package: metadata.version(package) for package in (*PACKAGES, "sentencepiece")}
+        return {"versions": versions, "spec": asdict(self), "text": TEXT_VERSION}
 
     def source(self, sink: Sink) -> Source:
         train, val = split(read_packages(sink), self.val_share)

@@ -27,6 +27,7 @@ class Source:
     """The texts of a corpus. Both splits are read more than once, so each is a function that begins anew.
 
     tokenizer: an existing model file, or None to train one of `vocab` pieces on the train split.
+    encode: how texts become token ids where they are not plain documents; it may leave a file beside the shards.
     """
 
     name: str
@@ -34,6 +35,7 @@ class Source:
     val: Callable[[], Iterable[str]]
     vocab: int
     tokenizer: Path | None = None
+    encode: Callable[[Path, str, Tokenizer, Iterable[str]], Iterator[np.ndarray]] | None = None
 
 
 def digest_of(value: Any) -> str:
@@ -105,7 +107,11 @@ def _build(folder: Path, source: Source, sink: Sink) -> None:
         emit(sink, "data", what="shards", done=index, total=2)
         digest.update(split.encode())
         tally = _Tally(digest)
-        coded = _count(tokenizer.encode_documents(tally.pass_on(texts())), tally)
+        passing = tally.pass_on(texts())
+        coded = (
+            source.encode(folder, split, tokenizer, passing) if source.encode else tokenizer.encode_documents(passing)
+        )
+        coded = _count(coded, tally)
         try:
             shards.write(folder / f"{source.name}_{split}_%06d.bin", coded)
         except DataError as error:

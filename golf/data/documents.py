@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from golf.contracts import DataError
 
@@ -26,10 +26,22 @@ def read(path: Path) -> Iterator[str]:
     if path.suffix == ".txt":
         yield _decode(path.read_bytes(), str(path))
         return
+    for where, entry in entries(path):
+        text = entry.get("text") if isinstance(entry, dict) else None
+        if not isinstance(text, str):
+            raise DataError(f'{where} has no string under "text"; write one {{"text": ...}} object a line')
+        yield spelled(text, where)
+
+
+def entries(path: Path) -> Iterator[tuple[str, Any]]:
+    """(file and line, value) of each line of a `.jsonl` or `.jsonl.zst` file that is not blank."""
     for number, line in enumerate(_lines(path), 1):
         where = f"{path} line {number}"
         if line.strip():
-            yield _text(_decode(line, where), where)
+            try:
+                yield where, json.loads(_decode(line, where))
+            except json.JSONDecodeError as error:
+                raise DataError(f'{where} is not JSON ({error}); write one {{"text": ...}} object a line') from error
 
 
 def read_all(paths: Iterable[Path]) -> Iterator[str]:
@@ -77,14 +89,8 @@ def _decode(data: bytes, where: str) -> str:
         ) from error
 
 
-def _text(line: str, where: str) -> str:
-    try:
-        entry = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f'{where} is not JSON ({error}); write one {{"text": ...}} object a line') from error
-    text = entry.get("text") if isinstance(entry, dict) else None
-    if not isinstance(text, str):
-        raise DataError(f'{where} has no string under "text"; write one {{"text": ...}} object a line')
+def spelled(text: str, where: str) -> str:
+    """The text, when UTF-8 can spell it; else raises DataError."""
     if any("\ud800" <= char <= "\udfff" for char in text):
         raise DataError(f"{where} has half of a surrogate pair, which UTF-8 cannot spell; remove it")
     return text

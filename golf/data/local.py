@@ -6,7 +6,9 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, ClassVar
 
 from golf.contracts import Corpus, DataError, Sink, SpecError
 from golf.data import corpus, documents, shards
@@ -23,6 +25,8 @@ class Documents:
     tokenizer: a SentencePiece model file of `vocab` pieces; empty: one is trained on the train split, and
     counted.
     """
+
+    kind: ClassVar[str] = "documents"
 
     train: tuple[str, ...]
     val: tuple[str, ...] = ()
@@ -44,31 +48,39 @@ class Documents:
         A training document that equals a validation document is left out. Raises DataError for files that are
         missing or malformed, for an empty split, and for a tokenizer of another size.
         """
+        key = corpus.digest_of(self.identity())
+        return corpus.prepare(cache / "corpora" / f"{self.kind}_{key}", partial(self.source, sink), sink)
+
+    def identity(self) -> Any:
+        """A JSON value that changes whenever a file's contents do. Raises DataError for files that are missing."""
         files = [Path(name) for name in (*self.train, *self.val, *filter(None, [self.tokenizer]))]
         for path in files:
             if not path.is_file():
                 raise DataError(f"{path} does not exist; correct data.train, data.val or data.tokenizer")
         contents = [corpus.file_sha256(path) for path in files]
-        key = corpus.digest_of([contents, len(self.train), len(self.val), self.vocab, self.val_share])
-        return corpus.prepare(cache / "corpora" / f"documents_{key}", self.source, sink)
+        return [self.kind, contents, len(self.train), len(self.val), self.vocab, self.val_share]
 
-    def source(self) -> Source:
+    def source(self, sink: Sink) -> Source:
         train, val = self._splits()
         tokenizer = Path(self.tokenizer) if self.tokenizer else None
-        return Source(name="documents", train=train, val=val, vocab=self.vocab, tokenizer=tokenizer)
+        return Source(name=self.kind, train=train, val=val, vocab=self.vocab, tokenizer=tokenizer)
 
     def _splits(self) -> tuple[Callable[[], Iterator[str]], Callable[[], Iterator[str]]]:
         train, val = [[Path(name) for name in names] for names in (self.train, self.val)]
         limit = int(self.val_share * (1 << 32))
-        held = {_hash(text) for text in documents.read_all(val)}
+        held = {_hash(text) for text in self.read(val)}
 
         def validates(text: str) -> bool:
             return _hash(text) in held if val else int.from_bytes(_hash(text)[-4:], "big") < limit
 
         return (
-            lambda: (text for text in documents.read_all(train) if not validates(text)),
-            lambda: documents.read_all(val) if val else filter(validates, documents.read_all(train)),
+            lambda: (text for text in self.read(train) if not validates(text)),
+            lambda: self.read(val) if val else filter(validates, self.read(train)),
         )
+
+    def read(self, paths: list[Path]) -> Iterator[str]:
+        """The documents of several files in turn."""
+        return documents.read_all(paths)
 
 
 def tokens_of(path: Path, tokenizer: Tokenizer) -> shards.Tokens:

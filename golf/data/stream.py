@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +63,9 @@ def _scatter(value: np.ndarray) -> np.ndarray:
     return value ^ value >> np.uint64(31)
 
 
+Draw = Callable[[int, int], "Windows"]  # (seq_len, seed) -> windows
+
+
 class Windows:
     """All windows of `seq_len` inputs and the targets one further on, over several shards."""
 
@@ -99,6 +102,11 @@ class Windows:
             epoch, index = epoch + 1, index - self.count(epoch)
         return Position(epoch, index)
 
+    def pairs(self, at: Position, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, targets) of the `rows` windows from a position on, int64 [rows, seq_len]."""
+        block = self.read(at, rows).astype(np.int64)
+        return block[:, :-1], block[:, 1:]
+
     def read(self, at: Position, rows: int) -> np.ndarray:
         """The `rows` windows from a position on, uint16 [rows, seq_len + 1]; an epoch's end is stepped
         over.
@@ -120,6 +128,11 @@ class Windows:
         return block
 
 
+def windows(source: Sequence[Path] | Tokens | Draw, seq_len: int, seed: int, vocab: int | None) -> Windows:
+    """Windows of shards, or those that a corpus of another kind draws."""
+    return source(seq_len, seed) if callable(source) else Windows(source, seq_len, seed, vocab)
+
+
 class TokenStream:
     """Batches of `rows` windows for one rank; `world` ranks together read what one rank with `world` times
     the rows would read, in the same order. A thread reads ahead; `state` counts only what `next` has handed
@@ -127,11 +140,11 @@ class TokenStream:
     """
 
     def __init__(
-        self, source: Sequence[Path] | Tokens, *, seq_len: int, rows: int, seed: int, rank: int = 0,
+        self, source: Sequence[Path] | Tokens | Draw, *, seq_len: int, rows: int, seed: int, rank: int = 0,
         world: int = 1, vocab: int | None = None,
     ) -> None:  # fmt: skip
         """Raises DataError when a shard is malformed or the corpus is too small for one sequence."""
-        self._windows = Windows(source, seq_len, seed, vocab)
+        self._windows = windows(source, seq_len, seed, vocab)
         self._rows, self._rank, self._world = rows, rank, world
         self._at = Position(0, 0)
         self._thread: threading.Thread | None = None
@@ -175,10 +188,9 @@ class TokenStream:
     def _produce(self, at: Position, ready: queue.Queue, stop: threading.Event) -> None:
         try:
             while not stop.is_set():
-                block = self._windows.read(self._windows.advance(at, self._rank * self._rows), self._rows)
+                pair = self._windows.pairs(self._windows.advance(at, self._rank * self._rows), self._rows)
                 at = self._windows.advance(at, self._rows * self._world)
-                tokens = torch.from_numpy(block.astype(np.int64))
-                ids, targets = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
+                ids, targets = (torch.from_numpy(np.ascontiguousarray(part)) for part in pair)
                 if torch.cuda.is_available():
                     ids, targets = ids.pin_memory(), targets.pin_memory()
                 ready.put((ids, targets, at))
@@ -187,7 +199,7 @@ class TokenStream:
 
 
 def sample(
-    source: Sequence[Path] | Tokens, *, count: int, rows: int, seq_len: int, seed: int, rank: int = 0,
+    source: Sequence[Path] | Tokens | Draw, *, count: int, rows: int, seq_len: int, seed: int, rank: int = 0,
     world: int = 1, vocab: int | None = None,
 ) -> Iterator[Tensor]:  # fmt: skip
     """This rank's share of `count` random windows (all there are, if fewer), int64 [at most rows, seq_len] a
@@ -195,9 +207,9 @@ def sample(
 
     The ranks' shares together are the same windows for every world size.
     """
-    windows = Windows(source, seq_len, seed, vocab)
-    count = min(count, windows.count(SAMPLE_EPOCH))
+    found = windows(source, seq_len, seed, vocab)
+    count = min(count, found.count(SAMPLE_EPOCH))
     begin, end = count * rank // world, count * (rank + 1) // world
     for index in range(begin, end, rows):
-        block = windows.read(Position(SAMPLE_EPOCH, index), min(rows, end - index))
-        yield torch.from_numpy(block[:, :-1].astype(np.int64))
+        ids, _ = found.pairs(Position(SAMPLE_EPOCH, index), min(rows, end - index))
+        yield torch.from_numpy(np.ascontiguousarray(ids))

@@ -83,14 +83,23 @@ class Tokenizer:
         exact = self._processor.decode(self._processor.encode(probe)) == probe
         self.lossless = exact and self._processor.is_byte(self._spelled[0])
 
+    def eos(self) -> int:
+        """The piece that ends a turn. Raises DataError when the model file has none."""
+        eos = self._processor.eos_id()
+        if eos < 0:
+            raise DataError(
+                "the tokenizer has no EOS piece, which ends every assistant's turn; train one with an eos_id"
+            )
+        return eos
+
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text, without BOS, uint16."""
-        return next(self._encode_batch([text]))
+        return next(self.encode_batch([text]))
 
     def encode_documents(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
         """Token ids of each document, BOS first; batches are encoded by several threads."""
         for batch in _batches(texts):
-            for ids in self._encode_batch(batch):
+            for ids in self.encode_batch(batch):
                 yield np.concatenate([np.array([self.bos], np.uint16), ids])
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -106,7 +115,7 @@ class Tokenizer:
         # Unknown characters are gone from the text, so it is cut there: what stood apart must not merge.
         cuts = np.flatnonzero(begin == self._processor.unk_id())
         texts = [self.decode(piece[piece != self._processor.unk_id()]) for piece in np.split(begin, cuts)]
-        again = np.concatenate(list(self._encode_batch(texts)))
+        again = np.concatenate(list(self.encode_batch(texts)))
         same = (Counter(spelled) & Counter(again.tolist())).total()
         if same < AGREEMENT * len(spelled):
             raise DataError(
@@ -114,7 +123,8 @@ class Tokenizer:
                 f"{AGREEMENT:.0%} are needed; use the tokenizer the shard was made with"
             )
 
-    def _encode_batch(self, texts: list[str]) -> Iterator[np.ndarray]:
+    def encode_batch(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
+        """Token ids of each text, without BOS, uint16; the batch is encoded by several threads."""
         # Without a dummy prefix the pieces of a text split at a marker are those of the text: nothing merges
         # across.
         parts = [text.split(MARKER) if self.lossless else [text] for text in texts]

@@ -57,9 +57,7 @@ class Bundle:
         return tuple(self.sizes)
 
 
-def bundle(
-    recipe: Path, *, entry: str = "golf.entry", overrides: Sequence[str] = (), source: Path = SOURCE
-) -> Bundle:
+def bundle(recipe: Path, *, entry: str = "golf.entry", overrides: Sequence[str] = (), source: Path = SOURCE) -> Bundle:
     """The script that runs a recipe (a record folder or its `recipe.py`) without golf being installed.
 
     It calls `main(RECIPE, arguments, path of the script)` of the module `entry`.
@@ -105,9 +103,7 @@ def refuse_outer(reach: Reach) -> None:
     for package, importer in sorted(reach.externals.items()):
         if package not in PACKAGES:
             allowed = ", ".join(sorted(PACKAGES))
-            raise SpecError(
-                f"{importer} imports {package}, which no submission may need; allowed are {allowed}"
-            )
+            raise SpecError(f"{importer} imports {package}, which no submission may need; allowed are {allowed}")
 
 
 def squeeze(source: str) -> str:

@@ -33,9 +33,7 @@ JSONL = {
     "doc_to_text": "{{query}}",
     "doc_to_choice": "choices",
     "doc_to_target": "answer",
-    "metric_list": [
-        {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
-    ],
+    "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")],
 }
 
 # Resamplings for metrics whose standard error has no formula; those of multiple choice have one.
@@ -69,9 +67,7 @@ class GolfLM(TemplateLM):
                 )
             given = given if given[:1] == [self._speaker.bos] else [self._speaker.bos, *given]
             asked.append(Request(tuple(given), tuple(wanted)))
-        found = zeroshot.log_probabilities(
-            self._model, asked, window=self._window, host=self._host, sink=self._sink
-        )
+        found = zeroshot.log_probabilities(self._model, asked, window=self._window, host=self._host, sink=self._sink)
         return [(answer.log_probability, answer.greedy) for answer in found]
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -114,8 +110,7 @@ def evaluate(lm: GolfLM, tasks: Sequence[str], limit: int | None) -> dict[str, d
     rows = found["results"] | found.get("groups", {})
     counts = found["n-samples"]
     return {
-        name: {"questions": counts.get(name, {}).get("effective")} | _metrics(values)
-        for name, values in rows.items()
+        name: {"questions": counts.get(name, {}).get("effective")} | _metrics(values) for name, values in rows.items()
     }
 
 
@@ -186,6 +181,6 @@ def _why(tasks: Sequence[str], error: Exception) -> str:
 
 
 def _metrics(values: dict[str, Any]) -> dict[str, float]:
-    """"acc,none" and "acc_stderr,none" without the name of a filter nobody chose."""
+    """ "acc,none" and "acc_stderr,none" without the name of a filter nobody chose."""
     numbers = {name.partition(",")[0]: value for name, value in values.items() if "," in name}
     return {name: value for name, value in numbers.items() if isinstance(value, (int, float))}

@@ -106,9 +106,7 @@ class Reach:
                 module.names.add(node.id)
             elif isinstance(node, ast.Attribute):
                 self._spelled.add(node.attr)
-            elif (
-                isinstance(node, ast.Constant) and isinstance(node.value, str) and _LONE.fullmatch(node.value)
-            ):
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _LONE.fullmatch(node.value):
                 self._spelled.update(re.split("[.:]", node.value))
             elif isinstance(node, ast.Import):
                 for alias in node.names:
@@ -128,9 +126,7 @@ class Reach:
         if base.partition(".")[0] not in self._tops:
             return
         if "*" in names:
-            raise SpecError(
-                f"{importer.name} imports * from {base}; name what it needs, so that the rest can stay out"
-            )
+            raise SpecError(f"{importer.name} imports * from {base}; name what it needs, so that the rest can stay out")
         for name in names:
             if self._find(f"{base}.{name}") is None:
                 self._exports[base].add(name)
@@ -139,9 +135,7 @@ class Reach:
 
     def _is_inside(self, module: Module, statement: ast.Import | ast.ImportFrom) -> bool:
         """Whether an import (of one name, see split_imports) takes it from the program itself."""
-        name = (
-            base_of(module, statement) if isinstance(statement, ast.ImportFrom) else statement.names[0].name
-        )
+        name = base_of(module, statement) if isinstance(statement, ast.ImportFrom) else statement.names[0].name
         return name.partition(".")[0] in self._tops
 
 

@@ -127,6 +127,8 @@ def run_table(result: RunResult, baselines: Sequence[Baseline]) -> Table:
     table.add_section()
     steps = f"{result.steps:,} steps, {result.train_tokens:,} tokens"
     table.add_row("training", f"{result.train_seconds:.1f} s", steps)
+    if result.supervised_tokens != result.train_tokens:
+        table.add_row("  supervised", f"{result.supervised_tokens:,}", "tokens whose prediction was trained")
     multiplier = f"scale multiplier {result.scale_multiplier:.3f}"
     table.add_row("quantize, pack", f"{result.quantize_seconds:.1f} s", multiplier)
     scored = f"{result.tokens_scored:,} tokens, {result.bytes_scored:,} bytes"

@@ -71,11 +71,13 @@ def fit(
         step=loop.job.step,
         seconds=loop.clock.elapsed,
         loss=loop.watch.loss,
+        supervised=loop.watch.supervised,
     )
     return Trained(
         average=loop.job.averaged(),
         steps=loop.job.step,
         tokens=loop.job.step * spec.batch_tokens,
+        supervised=loop.watch.supervised,
         seconds=loop.clock.elapsed,
         loss=loop.watch.loss,
         stopped=loop.stopped,

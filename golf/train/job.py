@@ -16,6 +16,7 @@ from golf.train.average import Average
 from golf.train.optim import Optimizer
 from golf.train.spec import TrainSpec, context
 
+IGNORED = -100  # the target that trains nothing
 Switches = Mapping[str, Callable[[bool], None]]
 
 
@@ -66,14 +67,21 @@ class Job:
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             return self.loss(ids_BT, targets_BT)
 
-    def backward(self) -> Tensor:
-        """Add the gradients of one step's batches; the mean loss of this rank, left on the device."""
-        total = torch.zeros((), device=self.host.device)
+    def backward(self) -> tuple[Tensor, float]:
+        """Add the gradients of one step's batches, each weighed by its share of supervised targets.
+
+        Returns the sum of the weighed losses of this rank, left on the device, and its share of supervised targets:
+        one divided by the other is the mean over supervised targets, however they fall into batches.
+        """
+        total, share = torch.zeros((), device=self.host.device), 0.0
         for _ in range(self._accumulation):
-            loss = self.evaluate(*self.stream.next()) / self._accumulation
+            ids_BT, targets_BT = self.stream.next()
+            supervised = int((targets_BT != IGNORED).sum()) / targets_BT.numel()
+            loss = self.evaluate(ids_BT, targets_BT) * supervised / self._accumulation
             loss.backward()
             total += loss.detach()
-        return total
+            share += supervised
+        return total, share / self._accumulation
 
     def advance(self, lr_scale: float) -> Tensor:
         """One optimizer step at a share of the peak learning rates, and one update of the average; the device may
@@ -82,8 +90,7 @@ class Job:
         Returns `Optimizer.step`'s figures.
         """
         self.optimizer.zero_grad()
-        loss = self.backward()
-        stats = self.optimizer.step(self.step + 1, lr_scale, loss)
+        stats = self.optimizer.step(self.step + 1, lr_scale, *self.backward())
         self.average.update(self.step)
         self.step += 1
         return stats

@@ -112,22 +112,27 @@ class Optimizer:
             bank.grads.zero_()
 
     @torch.no_grad()
-    def step(self, step: int, lr_scale: float, loss: Tensor) -> Tensor:
+    def step(self, step: int, lr_scale: float, loss: Tensor, share: float = 1.0) -> Tensor:
         """Average gradients over ranks, clip by their global norm, update. `step` counts from 1.
 
-        Returns [mean loss, squared gradient norm of each bank] over all ranks, before clipping; left on the
-        device so that nobody waits for it.
+        share: of this rank's targets that are supervised; loss and gradients are sums over these, divided by the
+        number of all targets. Dividing by the ranks' mean share makes them means over supervised targets.
+        Returns [mean share, mean loss, squared gradient norm of each bank] over all ranks, before clipping; left on
+        the device so that nobody waits for it.
         """
         shards = self._reduce()
-        stats = torch.stack([loss, *(shard.square().sum() for shard in shards)])
-        # The loss is one of `world` to be averaged; flat gradients are already equal on all ranks.
-        stats[0] /= self._host.world
-        stats[1 + len(self._matrices) :] /= self._host.world
+        stats = torch.stack([loss.new_full((), share), loss, *(shard.square().sum() for shard in shards)])
+        # Share and loss are one of `world` to be averaged; flat gradients are already equal on all ranks.
+        stats[:2] /= self._host.world
+        stats[2 + len(self._matrices) :] /= self._host.world
         self._host.sum(stats)
+        shrink = 1 / stats[0]
+        stats[1] *= shrink
+        stats[2:] *= shrink.square()
         if self._spec.grad_clip:
-            shrink = (self._spec.grad_clip / (stats[1:].sum().sqrt() + 1e-6)).clamp_max(1.0)
-            for shard in shards:
-                shard *= shrink
+            shrink *= (self._spec.grad_clip / (stats[2:].sum().sqrt() + 1e-6)).clamp_max(1.0)
+        for shard in shards:
+            shard *= shrink
         pending = []  # while one bank's results travel, the next bank's are computed
         for bank, shard, memory in zip(self.banks, shards, self._memory):
             spec = self._rule(bank)

@@ -15,6 +15,7 @@ from golf.train.spec import TrainSpec
 
 # The loss is smoothed over about this many steps before it counts as exploded: a few early spikes are usual.
 SMOOTHED = 10
+STATE = ("loss", "grad_norm", "smooth", "first", "supervised")
 
 
 class Watch:
@@ -24,6 +25,7 @@ class Watch:
         self._spec, self._banks = spec, banks
         self._pending: list[tuple[int, float, Tensor]] = []
         self.loss, self.grad_norm, self.smooth, self.first = math.nan, math.nan, math.nan, math.nan
+        self.supervised = 0  # targets so far, over all ranks
 
     def add(self, step: int, lr_scale: float, stats: Tensor) -> None:
         """Note a step's figures without reading them."""
@@ -34,8 +36,9 @@ class Watch:
         if not self._pending:
             return
         rows = torch.stack([stats for *_, stats in self._pending]).tolist()
-        for (step, lr_scale, _), (loss, *squares) in zip(self._pending, rows):
+        for (step, lr_scale, _), (share, loss, *squares) in zip(self._pending, rows):
             self._look(step, lr_scale, loss, squares)
+            self.supervised += round(share * self._spec.batch_tokens)
         self._pending.clear()
 
     def _look(self, step: int, lr_scale: float, loss: float, squares: list[float]) -> None:
@@ -57,10 +60,10 @@ class Watch:
         )
 
     def state(self) -> dict[str, Any]:
-        return {"loss": self.loss, "grad_norm": self.grad_norm, "smooth": self.smooth, "first": self.first}
+        return {name: getattr(self, name) for name in STATE}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Forget what is pending and take up what `state` returned."""
         self._pending.clear()
-        self.loss, self.grad_norm = state["loss"], state["grad_norm"]
-        self.smooth, self.first = state["smooth"], state["first"]
+        for name in STATE:
+            setattr(self, name, state[name])

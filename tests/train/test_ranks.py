@@ -11,6 +11,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from test_engine import Events, digest
+from test_supervised import Masked
 from train_toy import Counting, Toy, quantizer, spec
 
 from golf.contracts import CheckpointError, DivergedError
@@ -35,7 +36,7 @@ class Poisoned(Toy):
         return super().loss(ids, targets) + self.poison
 
 
-def train(host: Host, path: Path, seed: int, resume: bool = False, events=None, poison=0.0, spec=SPEC):
+def train(host: Host, path: Path, seed: int, resume: bool = False, events=None, poison=0.0, spec=SPEC, feed=Counting):
     torch.manual_seed(seed)  # ranks start apart on purpose: rank 0's weights must win
     model = Poisoned()
     model.poison = poison
@@ -45,8 +46,7 @@ def train(host: Host, path: Path, seed: int, resume: bool = False, events=None, 
         seed=1,
         switches={"fake_quant": quantizer(model)},
     )
-    stream = Counting(host.rank, host.world)
-    return fit(model, stream, spec, checkpoint=path, resume=resume, **given)
+    return fit(model, feed(host.rank, host.world), spec, checkpoint=path, resume=resume, **given)
 
 
 def stop_at_five(event):
@@ -66,6 +66,7 @@ def worker(rank: int, folder: Path) -> None:
     with pytest.raises(DivergedError, match="at step 1 "):  # only rank 1's loss is poisoned; both must stop
         train(host, folder / "poisoned", seed=0, poison=torch.nan if rank == 1 else 0.0)
     adamw = train(host, folder / "adamw", seed=rank, spec=ADAMW)
+    masked = train(host, folder / "masked", seed=rank, feed=Masked)
     told = {
         "norms": [values["grad_norm"] for values in events.of("step")],
         "losses": [values["loss"] for values in events.of("step")],
@@ -74,6 +75,8 @@ def worker(rank: int, folder: Path) -> None:
     }
     checkpoint.save_weights(folder / f"rank{rank}", trained.average, told)
     checkpoint.save_weights(folder / f"adamw{rank}", adamw.average, {})
+    figures = {"supervised": masked.supervised, "loss": masked.loss}
+    checkpoint.save_weights(folder / f"masked{rank}", masked.average, figures)
     dist.barrier()
     dist.destroy_process_group()
 
@@ -117,6 +120,17 @@ def test_two_ranks_train_with_adamw_what_one_trains(ranks, tmp_path):
     moments, _ = checkpoint.load(ranks[0] / "adamw", world=2)  # gathered whole from their owners
     assert moments["second.up.weight"].shape == Toy().up.weight.shape
     assert moments["second.up.weight"].count_nonzero() == Toy().up.weight.numel()
+
+
+def test_two_ranks_supervise_what_one_supervises(ranks, tmp_path):
+    """Batches with a twentieth and nine tenths of their targets masked fall to ranks and accumulation alike."""
+    one = train(Host(), tmp_path / "alone", seed=0, feed=Masked)
+    for rank in range(2):
+        weights, told = checkpoint.load_weights(ranks[0] / f"masked{rank}")
+        assert told["supervised"] == one.supervised < one.tokens
+        assert told["loss"] == pytest.approx(one.loss, rel=1e-4)
+        for name, tensor in one.average.items():
+            torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=2e-4, msg=name)
 
 
 def test_a_resumed_job_ends_in_the_same_bits(ranks):
