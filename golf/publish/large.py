@@ -15,12 +15,12 @@ from torch import Tensor
 
 from golf import host as hosts
 from golf.arch import families
-from golf.contracts import CheckpointError, QTensor, Sink
+from golf.contracts import CheckpointError, QTensor, Sink, emit
 from golf.host import write_atomic
 from golf.pack import container
 from golf.pack.container import PackSpec
 from golf.pack.zstd import Zstd
-from golf.publish.convert import calibration_batches, quantize_settings
+from golf.publish.convert import QuantizeSettings, calibration_batches, quantize_settings
 from golf.publish.source import open_source
 from golf.quant import layerwise
 from golf.recipe import to_json
@@ -69,28 +69,40 @@ def quantize_large(
     and HessianError when a method needs calibration text.
     """
     source, settings = open_source(path), quantize_settings(record, assignments)
-    about, spelled, weights = source.about, source.spelled, Mapped(path)
+    about, spelled = source.about, source.spelled
     batches = [batch.clone() for batch in calibration_batches(source, settings.quant, calibration) or ()]
     del source  # and with it the mapping of the whole file, whose pages would count as ours once touched
+    blob, tensors = quantize_mapped(path, output, about, settings, batches, sink)
+    if spelled:
+        write_atomic(output.with_suffix(".tokenizer.model"), spelled)
+    return {
+        "artifact": str(output), "bytes_model": blob, "cap": None, "scale_multiplier": 1.0, "tensors": tensors,
+    }  # fmt: skip
+
+
+def quantize_mapped(
+    path: Path,
+    output: Path,
+    about: dict[str, Any],
+    settings: QuantizeSettings,
+    batches: Sequence[Tensor],
+    sink: Sink,
+) -> tuple[int, list[dict[str, Any]]]:
+    """Write the artifact of a weights file; its bytes, and the rows of the report. See `quantize_large`."""
+    weights = Mapped(path)
     parts = Parts(output.with_suffix(output.suffix + ".parts"), _digest(path, to_json(settings.quant), batches))
     with torch.device("meta"):
         model = families.build(about["model"])
     with hosts.join() as host:
         done = parts.names()
-        for piece in layerwise.quantize(
-            model, weights, batches, settings.quant, host=host, sink=sink, finished=done
-        ):
+        for piece in layerwise.quantize(model, weights, batches, settings.quant, host=host, sink=sink, finished=done):
             parts.keep(piece)
     found, rows = parts.take()
-    blob = container.dump({name: found.pop(name) for name in weights}, about, settings.pack)
+    emit(sink, "layers", what="packing", done=1, total=1, seconds_left=None)
+    blob = container.dump({name: found[name] for name in weights}, about, settings.pack)
     write_atomic(output, blob)
-    if spelled:
-        write_atomic(output.with_suffix(".tokenizer.model"), spelled)
     parts.remove()
-    tensors = [rows[name] for name in weights]
-    return {
-        "artifact": str(output), "bytes_model": len(blob), "cap": None, "scale_multiplier": 1.0, "tensors": tensors,
-    }  # fmt: skip
+    return len(blob), [rows[name] for name in weights]
 
 
 class Parts:

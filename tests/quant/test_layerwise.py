@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from golf.arch import families
 from golf.arch.unet import UNetSpec
 from golf.contracts import HessianError, SpecError
 from golf.events import quiet
@@ -65,6 +67,25 @@ def test_hessians_to_the_bit(model):
     assert found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     assert threading.active_count() == 1
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_every_family_to_the_bit(family):
+    spec = replace(families.spec_class(family)(), vocab=300).tiny()
+    torch.manual_seed(0)
+    model = spec.build()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    wanted, _ = at_once(model)
+    with torch.device("meta"):
+        empty = spec.build()
+    found = {}
+    for piece in layerwise.quantize(empty, weights_of(model), batches(), QuantSpec(), host=Host(), sink=quiet):
+        found |= piece.qtensors
+    assert found.keys() == wanted.keys()
+    assert "gptq" in {qtensor.method for name, qtensor in found.items() if ".1." in name}
+    for name, qtensor in wanted.items():
+        assert all(np.array_equal(found[name].parts[part], array) for part, array in qtensor.parts.items()), name
 
 
 @pytest.mark.parametrize("slice_elements", [1 << 24, 2000])
