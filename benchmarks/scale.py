@@ -50,7 +50,7 @@ def write_random(path: Path, family: str) -> None:
         for shape in shapes.values():
             values = torch.randn(shape, generator=random)
             values = values / shape[-1] ** 0.5 if len(shape) > 1 else 1 + 0.1 * values
-            file.write(values.bfloat16().view(torch.uint8 if not values.ndim else torch.int16).numpy().tobytes())
+            file.write(values.bfloat16().reshape(-1).view(torch.int16).numpy().tobytes())
 
 
 def operations(family: str, tokens: int) -> tuple[int, float, float]:
