@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from golf.contracts import SpecError
+from golf.publish import commands
 
 FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -28,6 +29,9 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print one JS
 @click.version_option(package_name="golf")
 def cli() -> None:
     """Train, compress and prove small language models under a hard byte budget."""
+
+
+cli.add_command(commands.generate)
 
 
 @cli.command()
