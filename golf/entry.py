@@ -1,34 +1,34 @@
-"""What a bundled `train_gpt.py` runs: the corridor with a few flags, a plain log and no packages to show progress."""
+"""What a bundled `train_gpt.py` runs: the corridor with a few flags, a plain log and no packages to show progress.
+
+`--seed N` may be repeated (default 1337), files land in OUT/<seed>/ of `--out OUT` (default run), and `--resume`
+continues from the checkpoints there. The flags say so here because their help would be bytes of every submission.
+"""
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from golf import host as hosts
-from golf.contracts import GolfError
 from golf.events import JsonLines, fan, lines, quiet
-from golf.recipe import Recipe, assign
+from golf.recipe import Recipe
 from golf.run import EVENTS, Job, run
 
 
 def main(recipe: Recipe, argv: Sequence[str], source: Path) -> None:
-    """Run the recipe once per seed; `source` is the file whose bytes the ledger counts."""
+    """Run the recipe once per seed; `source` is the file whose bytes the ledger counts.
+
+    Errors end with their traceback, because in a bundle their messages are lines of golf instead of sentences.
+    """
     parser = argparse.ArgumentParser(prog=source.name)
-    parser.add_argument("--seed", type=int, action="append", help="may be repeated; default 1337")
-    parser.add_argument("--out", type=Path, default=Path("run"), help="files land in OUT/<seed>/")
-    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="override a recipe field")
-    parser.add_argument("--resume", action="store_true", help="continue from the checkpoint in OUT/<seed>/")
+    parser.add_argument("--seed", type=int, action="append")
+    parser.add_argument("--out", type=Path, default=Path("run"))
+    parser.add_argument("--resume", action="store_true")
     flags = parser.parse_args(argv)
-    try:
-        recipe = assign(recipe, flags.set)
-        with hosts.join() as host:
-            for seed in flags.seed or [1337]:
-                run_seed(recipe, seed, flags.out / str(seed), source.read_bytes(), host, flags.resume)
-    except (GolfError, OSError) as error:
-        sys.exit(f"{source.name}: {error}")
+    with hosts.join() as host:
+        for seed in flags.seed or [1337]:
+            run_seed(recipe, seed, flags.out / str(seed), source.read_bytes(), host, flags.resume)
 
 
 def run_seed(recipe: Recipe, seed: int, out: Path, code: bytes, host: hosts.Host, resume: bool) -> None:

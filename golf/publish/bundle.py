@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ast
-import base64
-import bz2
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from python_minifier import minify
 
+from golf import recipe as recipes
 from golf.contracts import SpecError
-from golf.publish.reach import EVERYTHING, Reach
+from golf.publish import coder, rename, spell
+from golf.publish.reach import Reach
 
 RECORD = "golf_record"  # the recipe's module name inside the bundle
 SCRIPT = "train_gpt.py"
@@ -21,25 +21,24 @@ OUTER = ("golf.publish", "golf.cli", "golf.__main__")  # rooms that no submissio
 # What a submission may import besides the standard library. Their bytes are free, so the list is short.
 PACKAGES = frozenset("huggingface_hub numpy safetensors scipy sentencepiece torch triton zstandard".split())
 
-# A module's file name looks like a path, because `inspect` takes <names> for interactive input and Triton
-# reads its kernels through `inspect`. A module of the package that is not inside raises, so that another
-# version that happens to be installed never fills in.
-_BOOTSTRAP = """\
-import base64,bz2,importlib.abc,importlib.util,linecache,pathlib,sys
-D="{data}"
-M=dict(m.split("\\n",1)for m in bz2.decompress(base64.b85decode(D)).decode().split("\\0"))
+# Runs first of all: T holds this text and the modules after it. A module's file name looks like a path, because
+# `inspect` takes <names> for interactive input and Triton reads its kernels through `inspect`. A module of the package
+# that is not inside raises, so that another version that happens to be installed never fills in.
+_IMPORTER = """\
+import importlib.abc,importlib.util,linecache,pathlib,sys
+M=dict(m.split("\\n",1)for m in T.split("\\0")[1:])
 class B(importlib.abc.MetaPathFinder,importlib.abc.ExecutionLoader):
- def is_package(s,n):return any(m.startswith(n+".")for m in M)
- def find_spec(s,n,*_):
-  if n in M or s.is_package(n):return importlib.util.spec_from_loader(n,s)
-  if n.startswith("{package}."):raise ImportError(n+" is not in this bundle; import it in the recipe")
- def get_filename(s,n):return"{script}/"+n+".py"
- def get_source(s,n):return M.get(n,"")
+	def is_package(A,B):return any(C.startswith(B+".")for C in M)
+	def find_spec(A,B,*_):
+		if B in M or A.is_package(B):return importlib.util.spec_from_loader(B,A)
+		if B.startswith("{package}."):raise ImportError(B+" is not in this bundle; import it in the recipe")
+	def get_filename(A,B):return"{script}/"+B+".py"
+	def get_source(A,B):return M.get(B,"")
 sys.meta_path.insert(0,B())
-for n,t in M.items():f=B().get_filename(n);linecache.cache[f]=len(t),None,t.splitlines(True),f
+for A,C in M.items():D=B().get_filename(A);linecache.cache[D]=len(C),None,C.splitlines(True),D
 if __name__=="__main__":
- from {entry} import main;from {record} import RECIPE
- main(RECIPE,[*{flags!r},*sys.argv[1:]],pathlib.Path(__file__))
+	from {entry} import main;from {record} import RECIPE
+	main(RECIPE,sys.argv[1:],pathlib.Path(__file__))
 """
 
 
@@ -57,40 +56,45 @@ class Bundle:
         return tuple(self.sizes)
 
 
-def bundle(recipe: Path, *, entry: str = "golf.entry", overrides: Sequence[str] = (), source: Path = SOURCE) -> Bundle:
+def bundle(recipe: Path, *, overrides: Sequence[str] = ()) -> Bundle:
     """The script that runs a recipe (a record folder or its `recipe.py`) without golf being installed.
 
-    It calls `main(RECIPE, arguments, path of the script)` of the module `entry`.
-    overrides: `path=value` texts that come before its own arguments.
-    source: the folder that holds the entry's package. The same sources give the same bytes, on any machine.
+    overrides: `path=value` texts; the script's recipe has these values for good.
+    Raises SpecError for a recipe that cannot be read or spelled, and what `build` raises.
+    """
+    file = recipe / "recipe.py" if recipe.is_dir() else recipe
+    value = recipes.assign(recipes.load(file), overrides)
+    return build(spell.module_text(value, file.read_text(encoding="utf-8"), RECORD))
+
+
+def build(record: str, *, entry: str = "golf.entry", source: Path = SOURCE) -> Bundle:
+    """The script that calls `main(RECIPE, arguments, path of the script)` of the module `entry`.
+
+    record: text of a module that defines RECIPE.  source: the folder that holds the entry's package. The same
+    sources give the same bytes, on any machine.
     Raises SpecError when a module is missing, or belongs to golf's outer rooms or to a package that no
     submission may need.
     """
-    recipe = recipe / "recipe.py" if recipe.is_dir() else recipe
-    if not recipe.is_file():
-        raise SpecError(f"no recipe at {recipe}; name a record folder such as records/<track>/<date>_<name>")
 
     def is_package(name: str) -> bool:
         return name != RECORD and source.joinpath(*name.split(".")).is_dir()
 
     def find(name: str) -> str | None:
+        if name == RECORD:
+            return record
         path = source.joinpath(*name.split("."))
         file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        file = recipe if name == RECORD else file
         return file.read_text(encoding="utf-8") if file.is_file() else None
 
-    reach = Reach([(entry, "main"), (RECORD, EVERYTHING)], find, is_package)
+    reach = Reach([(entry, "main"), (RECORD, spell.NAME)], find, is_package)
     refuse_outer(reach)
-    texts = {name: squeeze(module.source()) for name, module in sorted(reach.modules.items())}
+    trees = reach.trees()
+    rename.shorten(trees, keep=("main", spell.NAME))
+    texts = {name: squeeze(tree) for name, tree in trees.items()}
     texts = {name: text for name, text in texts.items() if text}  # an empty package is known by its modules
-    code = _BOOTSTRAP.format(
-        data=compress("\0".join(f"{name}\n{text}" for name, text in texts.items()).encode()),
-        package=entry.partition(".")[0],
-        script=SCRIPT,
-        entry=entry,
-        record=RECORD,
-        flags=[word for text in overrides for word in ("--set", text)],
-    )
+    importer = _IMPORTER.format(package=entry.partition(".")[0], script=SCRIPT, entry=entry, record=RECORD)
+    text = "\0".join([importer, *(f"{name}\n{text}" for name, text in texts.items())])
+    code = coder.self_expanding(text) + 'exec(T.split("\\0")[0])\n'
     sizes = {name: len(text.encode()) for name, text in texts.items()}
     return Bundle(code=code.encode(), sizes=sizes, packages=tuple(sorted(reach.externals)))
 
@@ -106,33 +110,16 @@ def refuse_outer(reach: Reach) -> None:
             raise SpecError(f"{importer} imports {package}, which no submission may need; allowed are {allowed}")
 
 
-def squeeze(source: str) -> str:
-    """The same program in fewer bytes. Names that other modules, keyword arguments or `--set` spell stay."""
-    # Triton compiles a kernel's source, where an argument bound to another name is no longer a constant.
-    has_kernels = "triton" in imported(source)
-    return minify(
-        source,
+def squeeze(tree: ast.Module) -> str:
+    """The text of a module in few characters, all of them ASCII; its names are left alone."""
+    text = minify(
+        ast.unparse(tree),
         remove_annotations=False,  # those that nobody reads are gone already
         remove_literal_statements=False,  # likewise
         hoist_literals=False,  # a repeated literal costs the compressor less than a name for it
-        rename_locals=not has_kernels,
+        rename_locals=False,
         rename_globals=False,
         remove_asserts=False,
         remove_debug=False,
     )
-
-
-def imported(source: str) -> set[str]:
-    """Top-level packages a source imports, anywhere in it."""
-    found = set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            found.add(node.module.partition(".")[0])
-    return found
-
-
-def compress(data: bytes) -> str:
-    """In 85 characters that need no escape. On minified Python bzip2 beats LZMA at its best by 3 percent."""
-    return base64.b85encode(bz2.compress(data, 9)).decode()
+    return text.encode("ascii", "backslashreplace").decode()  # beyond ASCII there are only characters of texts

@@ -40,7 +40,7 @@ def stored(scale: Tensor) -> Tensor:
 
     Below 6.1e-5 float16 loses bits and then flushes to zero, so that is the floor; above 65,504 it is infinite.
     """
-    return scale.clamp(FP16.tiny, FP16.max).half().to(scale.dtype)
+    return scale.clamp(FP16.smallest_normal, FP16.max).half().to(scale.dtype)
 
 
 def to_codes(W: Tensor, scale: Tensor, grid: Grid) -> Tensor:

@@ -22,7 +22,9 @@ def events(tmp_path_factory):
     seen = []
     log = JsonLines(folder / "events.jsonl")
     recipe = recipes.load(write_record(folder))
-    corridor.run(recipe, corridor.Job(seed=1, out=folder, code=b"#", host=Host(), sink=fan(seen.append, log)))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GOLF_CACHE", str(folder / "cache"))  # the corpus is built here, whatever ran before
+        corridor.run(recipe, corridor.Job(seed=1, out=folder, code=b"#", host=Host(), sink=fan(seen.append, log)))
     log.close()
     assert len(seen) == len((folder / "events.jsonl").read_text().splitlines())
     return seen
