@@ -1,10 +1,11 @@
 """Text as printable characters: bits predicted by mixed contexts, then a range coder in base 93.
 
-The predictor is a small relative of lpaq (M. Mahoney). A character is seven bits, met on the way down a tree. Eight
-contexts (the last one, two, three, four and six characters, the word so far, the last character and the one before
-its word, a repetition) keep for each node of it a probability with a count, and the last bits seen there; what such
-a history leads to is learned as well. A mixer adds both in the logistic domain, with weights by node, by the place
-in a word and whether a repetition is under way, and by the last character.
+The predictor is a small relative of lpaq (M. Mahoney). A character is seven bits, met on the way down a tree. Ten
+contexts (the last one, two, three and five characters, the last four and seven with all capitals alike, the word so
+far, the last steps of the outline with the word or character, a repetition) keep for each node of it a probability
+with a count, and the last bits seen there; what such a history leads to is learned as well. A mixer adds both in the
+logistic domain, with weights by node, by the place in a word and whether a repetition is under way, and by the last
+character.
 
 Every bundle brings the program for that along, so it is short, and text: a line with underscores stands for one line
 per context, with its number in their place. Probabilities are integers, and the two tables are rounded logarithms
@@ -28,6 +29,7 @@ DIGITS = "".join(chr(code) for code in range(32, 127) if chr(code) not in '"\\')
 # S stretches a probability of 12 bits to ln(p / (1 - p)) in 1/256, Q squashes one of those to 16 bits.
 # v: state of a node: probability, 16 bits; count, 6; last bits behind a leading one, 5.  R: rate, by count.
 # X: by the bit, next count and history.  a: probability by history.  c, d: nodes by context, of this context.
+# U: the text with one capital for all.  Z: its outline, a letter for each word.
 # W, V: weights.  H: where five characters last went on.  s: where the last word begins, less one.
 # p: what is expected to come again, after l equal characters.  g: probability that the bit b is one.
 _PROGRAM = """\
@@ -41,9 +43,9 @@ def run(N,D,c):
   for b in 0,1:X[b].append(min(i+32,2047)&~31|(i%32*2+b if i%32<16 else i%8*2+b|16))
  for i in range(1,32):A.append(int(65536*(bin(i).count("1")-.6)/(len(bin(i))-2.2)))
  a_=A[:];c_={};W_=[8000]*768;V_=[0]*16384
- H={};T="";s=p=l=0;r=1
+ H={};T=U=Z="";s=p=l=0;r=1
  while len(T)<N:
-  o=T[-1:];k=o,T[-2:],T[-3:],T[-4:],T[-6:],(T[s+1:],o),(o,T[s-1:s+1]),l and(T[p],l>9)
+  o=T[-1:];k=o,T[-2:],T[-3:],T[-5:],U[-4:],U[-7:],(T[s+1:],o),(Z[-4:],o),(Z[-8:],T[s+1:]),l and(T[p],l>9)
   d_=c_.setdefault(k[_],{})
   n=1;t=(l>0)+2*min(len(T)-s-1,2)<<7
   while n<128:
@@ -57,7 +59,7 @@ def run(N,D,c):
    n+=n+b
   n=chr(n-128);l+=1;p+=1
   if l<2 or T[p-1]!=n:l=0
-  T+=n
+  Z+=""if n.isalnum()and Z[-1:]=="a"else"a"if n.isalnum()else n;T+=n;U+="A"if"@"<n<"["else n
   if not n.isidentifier():s=len(T)-1
   n=T[-5:]
   if l<1 and n in H:p=H[n];l=1
@@ -70,7 +72,7 @@ DECODE = _PROGRAM.replace("NEXT", "x=next(D);c=c*93+x-32-(x>34)-(x>92)").replace
 ENCODE = _PROGRAM.replace("NEXT", "c*=93").replace("BIT", "b=next(D);c+=0 if b else y;r=y if b else r-y")
 
 # Makes `run` of the program.
-_UNROLL = 'exec("\\n".join(";".join(dict.fromkeys(l.replace("_",i)for i in"01234567"))for l in P.split("\\n")))\n'
+_UNROLL = 'exec("\\n".join(";".join(dict.fromkeys(l.replace("_",i)for i in"0123456789"))for l in P.split("\\n")))\n'
 
 
 def self_expanding(text: str) -> str:
