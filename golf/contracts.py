@@ -43,6 +43,10 @@ class ArtifactError(GolfError, ValueError):
     """An artifact is malformed, truncated, altered or of a format this version does not read."""
 
 
+class ChecksumError(ArtifactError):
+    """An artifact's bytes are not those that were written."""
+
+
 class BudgetError(GolfError):
     """Bytes or seconds are over the track's limit, or can never get under it."""
 

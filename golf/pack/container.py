@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from golf.contracts import ArtifactError, Codec, QTensor, Role
+from golf.contracts import ArtifactError, ChecksumError, Codec, QTensor, Role
 from golf.pack.streams import Entry, Kind, count, encode, kind_of
 from golf.pack.zstd import Zstd, frame_size, inflate
 
@@ -129,7 +129,7 @@ def _split(data: bytes) -> tuple[bytes, memoryview]:
         raise ArtifactError(f"the artifact has format {data[len(MAGIC)]}, this golf reads {VERSION}; use a newer golf")
     body = memoryview(data)[:-DIGEST]
     if _digest(body) != data[-DIGEST:]:
-        raise ArtifactError(
+        raise ChecksumError(
             f"{len(data):,} bytes do not match their checksum; the file was cut or altered, fetch it again"
         )
     end = PREFIX + int.from_bytes(data[PREFIX - 4 : PREFIX], "little")

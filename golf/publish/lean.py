@@ -210,14 +210,14 @@ def _drop_unread(function: Function) -> Function:
         for block in (getattr(node, "body", None), getattr(node, "orelse", None)):
             while isinstance(block, list) and len(block) > 1 and isinstance(block[-1], ast.Raise):
                 match block[-2]:
-                    case ast.Assign(targets=[ast.Name(id=name)]) if not _is_read(name, function):
+                    case ast.Assign(targets=[ast.Name(id=name)]) if not is_read(name, function):
                         del block[-2]
                     case _:
                         break
     return function
 
 
-def _is_read(name: str, function: Function) -> bool:
+def is_read(name: str, function: Function) -> bool:
     """Whether a function reads a variable, or shares it with another scope."""
     for node in ast.walk(function):
         if isinstance(node, (ast.Global, ast.Nonlocal)) and name in node.names:

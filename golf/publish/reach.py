@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from golf.contracts import SpecError
-from golf.publish import lean
+from golf.publish import lean, trust
 
 EVERYTHING = "*"
 _LONE = re.compile(r"[\w.:]+")
@@ -95,7 +95,7 @@ class Reach:
             raise SpecError(f"{importer} imports {name}, and there is no such module; mend that import")
         module = self.modules[name] = Module(name, self._packages(name), typed=name in self._typed)
         self.importers[name] = importer
-        statements = lean.split_imports(lean.strip(ast.parse(source, name)).body)
+        statements = lean.split_imports(trust.trusting(lean.strip(ast.parse(source, name))).body)
         module.waiting = dict(enumerate(statements))
         for node in (each for statement in statements for each in ast.walk(statement)):
             if isinstance(node, (ast.Name, ast.Attribute)) and lean.last_name(node) == "get_type_hints":

@@ -50,6 +50,7 @@ class _Facts:
      private: candidates for a short name.  foreign: what other code knows, or what is written to files.
     words: strings that may be names.  looked_up: those in modules that look at signatures.
     keywords: called name to what its calls give by keyword; "" stands for calls of anything, and None for any name.
+    handed: names read without being called, so that a call of anything may mean them.
     """
 
     def __init__(self, trees: Mapping[str, ast.Module]) -> None:
@@ -59,6 +60,7 @@ class _Facts:
         self.words, self.looked_up, self.foreign = set[str](), set[str](), set(RESERVED)
         self.keywords: dict[str, set[str | None]] = defaultdict(set)
         self._takes_any: set[str] = set()
+        self.handed: set[str] = set()
         for tree in trees.values():
             self.private.update(name for node in tree.body for name in _binds(node))
             for node in ast.walk(tree):
@@ -114,7 +116,10 @@ class _Facts:
         if "inspect" in outside:
             texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant))
             self.looked_up.update(text for text in texts if isinstance(text, str))
+        functions = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         for node in ast.walk(tree):
+            if isinstance(node, (ast.Name, ast.Attribute)) and id(node) not in functions:
+                self.handed.add(lean.last_name(node))
             if isinstance(node, ast.Call):
                 given = {each.arg for each in node.keywords}
                 if self._may_be_ours(node.func, outside):
@@ -126,6 +131,9 @@ class _Facts:
     def given(self, function: str, owner: str) -> set[str | None]:
         """What calls may give by keyword to a function of the class `owner` (or of none); with None, anything."""
         given = self.keywords[""] - {None} | self.keywords[function]
+        if None in self.keywords[""] and function in self.handed:
+            # A mapping may be given to it. Its keys come from somewhere: strings or other calls' keywords.
+            given = given.union(self.words, *self.keywords.values()) - {None}
         if function == "__init__":
             heirs = {name for name, bases in self.classes.items() if owner in bases}
             given = given.union(self.keywords[owner], *(self.given(function, heir) for heir in heirs))

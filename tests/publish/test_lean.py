@@ -118,6 +118,8 @@ def report(spec):
     found += [with_defaults(1), with_defaults(1, 2, 3, key=4, other=5), enlarge(value=2, factor=3)]
     found += [functools.partial(enlarge, factor=10)(value=4), list(inspect.signature(enlarge).parameters)]
     found += [other.scale(2, factor=5), other.apply(enlarge, value=1, factor=6), (lambda q, *, w=2: q * w)(3, w=4)]
+    chosen = Heir.helper if spec else heir.run
+    found += [chosen(3, **{"times": 5}), other.choose(True)(1, **dict(factor=3))]
     found += [[y := x * WIDTH for x in range(3)], {key: value for key, value in zip("ab", (SHIFT, NAME))}, y]
     try:
         refuse(12)
@@ -162,6 +164,9 @@ def scale(value, factor):
 
 def apply(function, **keywords):
     return function(**keywords)
+
+def choose(wide):
+    return scale if wide else apply
 
 @contextlib.contextmanager
 def opened(name):
