@@ -240,11 +240,13 @@ class Stream:
 
     symbols: 1-D array (int8 / int16 for integers, uint8 bytes for raw data).
     width: symbols per weight row, so that a codec may model columns (0: no rows).
+    heights: rows of each matrix, where a codec may care which columns belong together; written down by it if so.
     """
 
     symbols: np.ndarray
     alphabet: int
     width: int = 0
+    heights: tuple[int, ...] = ()
 
 
 class Codec(Protocol):

@@ -6,7 +6,7 @@ import importlib
 
 from golf.contracts import ArtifactError, Codec
 
-CODECS = {"zstd": "golf.pack.zstd:Zstd", "xz": "golf.pack.xz:Xz"}
+CODECS = {"zstd": "golf.pack.zstd:Zstd", "xz": "golf.pack.xz:Xz", "rans": "golf.pack.rans:Rans"}
 
 
 def codec(name: str) -> Codec:

@@ -62,7 +62,8 @@ def encode(chosen: Codec, kind: Kind, arrays: Sequence[np.ndarray]) -> bytes:
         return b""
     if not kind.alphabet:
         symbols = np.ascontiguousarray(symbols.view(np.uint8).reshape(-1, symbols.itemsize).T).ravel()
-    return chosen.encode(Stream(symbols, kind.alphabet, kind.width))
+    heights = tuple(array.size // kind.width for array in arrays) if kind.width else ()
+    return chosen.encode(Stream(symbols, kind.alphabet, kind.width, heights))
 
 
 @dataclass(frozen=True)

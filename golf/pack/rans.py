@@ -1,0 +1,290 @@
+"""golf's own codec: codes at the entropy of their rows and columns, by interleaved rANS in integer arithmetic.
+
+What differs among the codes of a trained matrix is their deviation: by row, by column, by both. So every row and
+every column has a level, in eighths of an octave, and a symbol's class is the sum of its two and its matrix's. Each
+class starts from a bell of its width and learns its histogram as it goes. All that the decoder computes is integer,
+so any machine reads the same symbols; whatever the encoder chooses in floating point is written down.
+
+    255 and a zstd frame, or
+    0 (1)  lowest token (1)  tokens - 1 (1)  matrices (2)  bytes of row levels (4), of column levels (4)
+    rows of each matrix (4 each)  level of each (1 each)   row levels  column levels, coded as streams like this
+    lane states (4 each)  words (2 each)  low bits of large symbols, packed
+
+Asymmetric numeral systems: Duda 2013, arXiv:1311.2540; interleaved: Giesen 2014, arXiv:1402.3392.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from golf.contracts import ArtifactError, Stream
+from golf.pack.zstd import Zstd
+
+PREFIX = struct.Struct("<BbBHII")
+ZSTD = 255
+CLASSES = 96  # variances 2^-6 .. 2^17.75
+QUARTERS = np.array([256, 304, 362, 431])  # 2^8 times 2^0, 2^(1/4), 2^(1/2), 2^(3/4)
+PRIOR = 512  # how many symbols seen a bell outweighs
+BLOCK = 1 << 14  # rows whose levels are weighed at once
+SIDE = 40  # levels of rows and columns are within
+# Tables hold these magnitudes: each up to 63, then four to an octave, the bits below left as they are.
+LARGE = 64
+MAGNITUDES = np.array([*range(LARGE), *((4 + n % 4) << n // 4 + 4 for n in range(40))])
+# Likely symbols cost next to nothing, so forged data could ask for many; those of real codes take a bit or more.
+GROWTH = 1 << 12
+ALWAYS_ALLOWED = 1 << 24
+
+
+def split(symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens (signed index into MAGNITUDES) and what a symbol's magnitude is above its token's."""
+    size = np.abs(symbols)
+    token = np.searchsorted(MAGNITUDES, size, "right") - 1
+    return np.sign(symbols) * token, size - MAGNITUDES[token]
+
+
+def low_bits(tokens: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
+    """Places of the tokens with low bits, by their number, and that number."""
+    size = np.abs(tokens)
+    if size.max() >= LARGE:
+        for bits in range(4, 14):
+            yield np.flatnonzero(size - LARGE >> 2 == bits - 4), bits
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which tokens are coded side by side: down the columns of as many rows at a time as there are lanes.
+
+    low, span: the lowest token and how many there are.  heights: rows of each matrix, all `width` wide.
+    base, rows, columns: levels of each matrix, of all rows, of the columns of each matrix.
+    """
+
+    low: int
+    span: int
+    width: int
+    heights: np.ndarray
+    base: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+
+    @property
+    def lanes(self) -> int:
+        return lanes(len(self.rows) * self.width)
+
+    def ends(self, way: Callable[[np.ndarray], int]) -> int:
+        """The lowest or highest class there can be, by `np.min` or `np.max`."""
+        return int(np.clip(sum(int(way(part)) for part in (self.base, self.rows, self.columns)), 0, CLASSES - 1))
+
+    def weights(self) -> np.ndarray:
+        """Bells of the classes there can be."""
+        return bells(self.low, self.span)[self.ends(np.min) : self.ends(np.max) + 1]
+
+    def chunks(self, weights: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray, np.ndarray | None]]:
+        """Rows, columns, classes [columns, rows] as rows of `weights` and, where due for renewal, cumulated shares."""
+        matrix = np.repeat(np.arange(len(self.heights)), self.heights)
+        level = self.base[matrix] + self.rows
+        columns, first = self.columns.reshape(-1, self.width).T, self.ends(np.min)
+        due = step = 0
+        for begin in range(0, len(level), self.lanes):
+            rows, left = slice(begin, begin + self.lanes), 0
+            while left < self.width:
+                right = min(self.width, left + 1 + step // 4)
+                kinds = (level[rows] + columns[left:right, matrix[rows]]).clip(0, CLASSES - 1) - first
+                yield rows, slice(left, right), kinds, cumulate(weights) if step >= due else None
+                due = max(due, step + step // 4)
+                step, left = step + right - left, right
+
+
+def lanes(count: int) -> int:
+    """Enough to make a step worth its overhead, few enough that their two bytes each do not show."""
+    return max(1, count >> 13, min(64, count >> 9))
+
+
+def bells(low: int, span: int) -> np.ndarray:
+    """int64 [CLASSES, span], in 2^-10 tokens: how often each class expects each token before it has seen any.
+    Student's t with 31 degrees of freedom, as a fraction squared four times."""
+    each, token = np.arange(CLASSES), np.abs(np.arange(low, low + span))
+    variance_C1 = 31 * (QUARTERS[each % 4] << each // 4)[:, None]
+    bell = (variance_C1 << 20) // (variance_C1 + (MAGNITUDES[token] ** 2 << 14))
+    for _ in range(4):
+        bell = bell * bell >> 20
+    bell = bell + 1 << (token - LARGE + 16 >> 2).clip(0)
+    return bell * (PRIOR << 10) // bell.sum(1, keepdims=True)
+
+
+def cumulate(weights: np.ndarray) -> np.ndarray:
+    """int64 [CLASSES, span + 1]: where each token's share of 2^16 begins. None is empty."""
+    sums = np.pad(np.cumsum(weights + 1, 1), ((0, 0), (1, 0)))
+    span = weights.shape[1]
+    return sums * (65536 - span) // sums[:, -1:] + np.arange(span + 1)
+
+
+def learn(weights: np.ndarray, place: np.ndarray) -> None:
+    """Count tokens, given as indices into the flat `weights`."""
+    weights += np.bincount(place.ravel(), minlength=weights.size).reshape(weights.shape) << 10
+
+
+def levels(parts: Sequence[np.ndarray], both: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Levels of the matrices, of their rows and of their columns that make the Gaussian code length of the symbols
+    and what the levels cost themselves least, by a few alternations; those of rows and columns only if `both`.
+    `parts` are squares, float32 [R, K]."""
+    tries = np.arange(-SIDE, SIDE + 1)
+    base = [
+        int(np.clip(np.round(4 * np.log2(part.sum() / max(1, part.size) + 1e-9)) + 24, 0, CLASSES - 1))
+        for part in parts
+    ]
+    halves = [part * np.float32(2.0 ** (5 - level / 4) / np.log(2)) for level, part in zip(base, parts)]
+    found = [[np.zeros(len(part), int) for part in parts], [np.zeros(part.shape[1], int) for part in parts]]
+    costs = [np.abs(tries) * 1.0] * 2
+    for _ in range(6):
+        for n, half in enumerate(halves):
+            for axis, matrix in enumerate((half, half.T) if both else ()):
+                sums = matrix @ np.exp2(-found[1 - axis][n] / 4).astype(np.float32)
+                rates = matrix.shape[1] * tries / 8 + costs[axis]
+                bits = (
+                    block[:, None] * np.exp2(-tries / 4) + rates
+                    for block in np.split(sums, range(BLOCK, len(sums), BLOCK))
+                )
+                found[axis][n] = tries[np.concatenate([block.argmin(1) for block in bits])]
+        for axis in 0, 1:
+            counts = np.bincount(np.concatenate(found[axis]) + SIDE, minlength=len(tries)) + 0.1
+            costs[axis] = -np.log2(counts / counts.sum())
+    return np.array(base), np.concatenate(found[0]), np.concatenate(found[1])
+
+
+Shares = list[tuple[np.ndarray, np.ndarray]]
+
+
+def plan(stream: Stream) -> tuple[bytes, Layout, Shares, bytes]:
+    """What precedes the lane states; each chunk's shares of 2^16 and their beginnings; the low bits."""
+    tokens, rest = split(stream.symbols.astype(np.int64))
+    extra = [np.packbits(rest[at] >> bit & 1) for at, bits in low_bits(tokens) for bit in range(bits)]
+    low, span = int(tokens.min()), max(2, int(np.ptp(tokens)) + 1)  # a share of all 2^16 would not fit 16 bits
+    width, heights = stream.width, stream.heights or (1,)
+    if sum(heights) * width != tokens.size or sum(heights) < lanes(tokens.size):
+        width, heights = 1, (tokens.size,)
+    matrices = tokens.reshape(-1, width)
+    squares = stream.symbols.reshape(-1, width).astype(np.float32) ** 2
+    base, rows, columns = levels(np.split(squares, np.cumsum(heights)[:-1]), width > 7)
+    sides = [Rans().encode(Stream(side.astype("i1"), 2 * SIDE + 1)) if side.any() else b"" for side in (rows, columns)]
+    head = PREFIX.pack(0, low, span - 1, len(heights), *map(len, sides))
+    head += np.array(heights, "<u4").tobytes() + base.astype("u1").tobytes() + b"".join(sides)
+    layout = Layout(low, span, width, np.array(heights), base, rows, columns)
+    weights, found = layout.weights(), []
+    for rows, columns, kinds, renewed in layout.chunks(weights):
+        if renewed is not None:
+            begin, size = (a.ravel().astype(np.uint16) for a in (renewed[:, :-1], np.diff(renewed)))
+        place = kinds * span + matrices[rows, columns].T - low
+        found.append((size[place], begin[place]))
+        learn(weights, place)
+    return head, layout, found, b"".join(bits.tobytes() for bits in extra)
+
+
+def code(shares: Shares, lanes: int) -> bytes:
+    """Lane states and words; from the last token to the first, because the decoder undoes it."""
+    states, words = np.full(lanes, 1 << 16), []
+    for sizes, begins in reversed(shares):
+        for size, begin in zip(sizes[::-1].astype(np.int64), begins[::-1]):
+            state = states[: len(size)]
+            full = np.flatnonzero(state >= size << 16)
+            words.append(state[full].astype("<u2"))
+            state[full] >>= 16
+            whole, part = np.divmod(state, size)
+            state[:] = (whole << 16) + part + begin
+    return states.astype("<u4").tobytes() + b"".join(word.tobytes() for word in reversed(words))
+
+
+def bits(stream: Stream) -> float:
+    """Bits that Rans comes to on a stream with an alphabet, to a thousandth, at a fraction of the time."""
+    head, layout, found, rest = plan(stream)
+    return 8 * len(head + rest) + 24 * layout.lanes + sum(float((16 - np.log2(size)).sum()) for size, _ in found)
+
+
+@dataclass(frozen=True)
+class Rans:
+    """The codec. It has no settings: what varies is found out from the symbols."""
+
+    name: ClassVar[str] = "rans"
+
+    def encode(self, stream: Stream) -> bytes:
+        """By rANS, or for raw data and where a short stream repeats itself by zstd."""
+        found = []
+        if not stream.alphabet or stream.symbols.size < 1 << 16:
+            found.append(bytes([ZSTD]) + Zstd().encode(stream))
+        if stream.alphabet and stream.symbols.size:
+            head, layout, shares, rest = plan(stream)
+            found.append(head + code(shares, layout.lanes) + rest)
+        return min(found, key=len)
+
+    def decode(self, data: bytes, count: int, dtype: np.dtype, alphabet: int, width: int) -> np.ndarray:
+        if data[:1] == bytes([ZSTD]):
+            return Zstd().decode(data[1:], count, dtype, alphabet, width)
+        try:
+            layout, at = self._layout(data, count, width)
+            return self._symbols(data, at, layout, dtype)
+        except (struct.error, ValueError, IndexError) as error:
+            raise ArtifactError(f"a rans stream does not decode ({error}); fetch the file again") from error
+
+    def _layout(self, data: bytes, count: int, width: int) -> tuple[Layout, int]:
+        """What is coded, and where the lane states begin. Raises ValueError where it cannot be."""
+        kind, low, span, matrices, *sizes = PREFIX.unpack_from(data)
+        at = PREFIX.size + 5 * matrices
+        heights = np.frombuffer(data, "<u4", matrices, PREFIX.size).astype(np.int64)
+        base = np.frombuffer(data, "u1", matrices, at - matrices).astype(np.int64)
+        if int(heights.sum()) == count:
+            width = 1
+        number = int(heights.sum()), matrices * width
+        if kind or not span or not 0 < count == number[0] * width < ALWAYS_ALLOWED + GROWTH * len(data):
+            raise ValueError(f"it does not hold {count:,} symbols")
+        if not -len(MAGNITUDES) < low <= low + span <= len(MAGNITUDES) or (width == 1 and any(sizes)):
+            raise ValueError("its tables are impossible")
+        sides = [np.zeros(length, np.int64) for length in number]
+        for side, size in zip(sides, sizes):
+            if size:
+                side[:] = self.decode(data[at : at + size], len(side), np.dtype("i1"), 2 * SIDE + 1, 0)
+            at += size
+        return Layout(low, span + 1, width, heights, base, *sides), at
+
+    def _symbols(self, data: bytes, at: int, layout: Layout, dtype: np.dtype) -> np.ndarray:
+        states = np.frombuffer(data, "<u4", layout.lanes, at).astype(np.int64)
+        at += 4 * layout.lanes
+        words = np.frombuffer(data, "<u2", (len(data) - at) // 2, at).astype(np.int64)
+        span, read = layout.span, 0
+        weights = layout.weights()
+        tokens = np.empty((len(layout.rows), layout.width), np.int16)
+        for rows, columns, kinds, renewed in layout.chunks(weights):
+            if renewed is not None:
+                begin, size = renewed[:, :-1].ravel(), np.diff(renewed).ravel()
+                lookup = np.repeat(np.tile(np.arange(span, dtype=np.uint8), len(weights)), size)
+            places = kinds * span
+            state = states[: kinds.shape[1]]
+            for slots, place in zip(kinds << 16, places):
+                slot = state & 65535
+                place += lookup[slots + slot]
+                state[:] = size[place] * (state >> 16) + slot - begin[place]
+                short = np.flatnonzero(state < 65536)
+                state[short] = state[short] << 16 | words[read : read + len(short)]
+                read += len(short)
+            learn(weights, places)
+            tokens[rows, columns] = (places - kinds * span + layout.low).T
+        if (states != 65536).any():
+            raise ValueError("its lanes do not end where they began")
+        return join(tokens.ravel(), data[at + 2 * read :], dtype)
+
+
+def join(tokens: np.ndarray, data: bytes, dtype: np.dtype) -> np.ndarray:
+    """The symbols of tokens and low bits, all of them used."""
+    size, at = MAGNITUDES[np.abs(tokens)], 0
+    for places, bits in low_bits(tokens):
+        for bit in range(bits):
+            packed = np.frombuffer(data, "u1", -(-len(places) // 8), at)
+            size[places] += np.unpackbits(packed, count=len(places)).astype(np.int64) << bit
+            at += len(packed)
+    symbols = np.where(tokens < 0, -size, size)
+    if at != len(data) or symbols.astype(dtype).astype(np.int64).tobytes() != symbols.tobytes():
+        raise ValueError("its end is not its own")
+    return symbols.astype(dtype)
