@@ -170,7 +170,7 @@ class Reading:
                 raise DataError(f"the cache holds {self.cache.seen} tokens but no {name!r}; pass it on with the keys")
             before_BKC = x_BTC.new_zeros(len(x_BTC), count, x_BTC.shape[-1])
         joined_BSC = torch.cat([before_BKC.to(x_BTC.dtype), x_BTC], dim=1)
-        self.notes[name] = joined_BSC[:, -count:].clone()
+        self.notes[name] = joined_BSC[:, joined_BSC.shape[1] - count :].clone()
         return joined_BSC
 
     def finish(self, **notes: Tensor) -> None:
