@@ -265,6 +265,22 @@ def board(paths: Sequence[Path], html: Path | None, match: str | None, title: st
 
 
 @cli.command()
+@click.argument("runs", metavar="RUN [OTHER]", type=FOLDER, nargs=-1, required=True)
+@click.option("-o", "--output", type=FILE, default=Path("report.html"), show_default=True)
+@click.option("--tokens", type=click.IntRange(0), default=50_000, show_default=True, help="Text read closely.")
+@json_option
+def report(runs: Sequence[Path], output: Path, tokens: int, as_json: bool) -> None:
+    """One self-contained page on a RUN: curves, bytes, errors, what is hard to predict. Two runs are compared."""
+    from golf.publish import report as reports
+
+    found = reports.write(runs, output, tokens)
+    if as_json:
+        click.echo(json.dumps([reports.values(each) for each in found], indent=1))
+        return
+    click.echo(f"{output}: {output.stat().st_size:,} bytes, opens from disk")
+
+
+@cli.command()
 @click.argument("record", type=FOLDER)
 @click.option("-o", "--output", type=FILE, default=Path("train_gpt.py"), show_default=True)
 @set_option

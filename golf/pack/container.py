@@ -97,6 +97,18 @@ def load(data: bytes) -> tuple[dict[str, Any], dict[str, QTensor]]:
         raise ArtifactError(f"the artifact's header does not make sense ({error}); fetch the file again") from error
 
 
+def contents(data: bytes) -> list[tuple[Entry, list[tuple[str, str]]]]:
+    """Each stream of an artifact with the (tensor, part) it holds, in order; what the streams leave of the file is
+    the header. For reports: `load` reads. Raises ArtifactError like `load`."""
+    load(data)
+    whole = json.loads(_split(data)[0])
+    found: list[tuple[Entry, list[tuple[str, str]]]] = [(Entry(*entry), []) for entry in whole["streams"]]
+    for name, layout in whole["tensors"]:
+        for part, stream, _ in whole["layouts"][layout][3]:
+            found[stream][1].append((name, part))
+    return found
+
+
 def _json(value: Any) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
