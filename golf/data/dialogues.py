@@ -98,8 +98,13 @@ def _turn(message: Any, where: str) -> tuple[str, str]:
 
 
 def encode(tokenizer: Tokenizer, conversations: Iterable[Conversation]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(token ids, whether each is a target) of each conversation, uint16 and bool."""
-    eos, waiting = tokenizer.eos(), iter(conversations)
+    """(token ids, whether each is a target) of each conversation, uint16 and bool.
+
+    Raises DataError when the tokenizer has no piece to end a turn with.
+    """
+    eos, waiting = tokenizer.eos, iter(conversations)
+    if eos < 0:
+        raise DataError("the tokenizer has no EOS piece, which ends every assistant's turn; train one with an eos_id")
     while batch := [list(each.segments()) for each in islice(waiting, BATCH)]:
         coded = tokenizer.encode_batch([text for segments in batch for text, _ in segments])
         for segments in batch:

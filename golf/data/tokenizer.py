@@ -84,15 +84,6 @@ class Tokenizer:
         exact = self._processor.decode(self._processor.encode(probe)) == probe
         self.lossless = exact and self._processor.is_byte(self._spelled[0])
 
-    def eos(self) -> int:
-        """The piece that ends a turn. Raises DataError when the model file has none."""
-        eos = self._processor.eos_id()
-        if eos < 0:
-            raise DataError(
-                "the tokenizer has no EOS piece, which ends every assistant's turn; train one with an eos_id"
-            )
-        return eos
-
     def encode(self, text: str) -> np.ndarray:
         """Token ids of a text, without BOS, uint16."""
         return next(self.encode_batch([text]))

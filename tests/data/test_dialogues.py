@@ -183,6 +183,6 @@ def test_files_that_hold_none_are_named(tmp_path):
 
 def test_a_tokenizer_without_an_end_is_refused():
     speaker = Tokenizer(train([f"Some words {n} to train on, and more." for n in range(200)], 300))
-    speaker._processor = type("Endless", (), {"eos_id": lambda self: -1})()
+    speaker.eos = -1
     with pytest.raises(DataError, match="no EOS piece"):
         list(encode(speaker, [Conversation([("user", "hi")])]))
