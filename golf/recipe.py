@@ -51,7 +51,9 @@ class Recipe:
         """The same features at a size that runs in seconds on a CPU; data and vocabulary stay as they are."""
         train, stages = self.train, self.train.stages
         stages = tuple(replace(s, seq_len=s.seq_len and 64 * s.seq_len // train.seq_len) for s in stages)
-        train = replace(train, seconds=None, steps=6, batch_tokens=1024, seq_len=64, rows=8, stages=stages)
+        schedule = train.schedule and train.schedule.tiny()
+        sizes = {"steps": 6, "batch_tokens": 1024, "seq_len": 64, "rows": 8}
+        train = replace(train, seconds=None, stages=stages, schedule=schedule, **sizes)
         calibration = replace(self.quant.calibration, sequences=8)
         return replace(
             self,

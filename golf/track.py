@@ -34,6 +34,8 @@ TRACKS = {
     for track in (
         Track(name="10min_16mb", cap_bytes=16_000_000, train_seconds=600, eval_seconds=600, hardware="8xH100 SXM"),
         Track(name="non_record_16mb", cap_bytes=16_000_000, train_seconds=None, eval_seconds=None, hardware="any"),
+        # For models that are larger than any budget here: the cap is there to be reported, not to be met.
+        Track(name="open", cap_bytes=10**12, train_seconds=None, eval_seconds=None, hardware="any"),
         Track(name="cpu_5min_1mb", cap_bytes=1_000_000, train_seconds=300, eval_seconds=180, hardware="2 CPU cores"),
     )
 }

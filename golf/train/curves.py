@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from golf.contracts import SpecError
 from golf.train.spec import Schedule
@@ -47,6 +47,9 @@ class _Curve(ABC):
         # As many steps as these have taken this share of the budget: exact where the budget is counted in steps.
         rise = self.warmup or (self.warmup_steps * progress / step if step else 0.0)
         return self.peak * (self.floor + (1 - self.floor) * self._left(progress, rise))
+
+    def tiny(self) -> Self:
+        return replace(self, warmup_steps=min(self.warmup_steps, 1))
 
     @abstractmethod
     def _left(self, progress: float, rise: float) -> float:
@@ -108,3 +111,6 @@ class Chain:
         end = self.parts[index + 1][0] if index + 1 < len(self.parts) else 1.0
         steps = step * (progress - begin) / progress if progress else step
         return schedule.scale(steps, (progress - begin) / (end - begin))
+
+    def tiny(self) -> Chain:
+        return Chain(parts=tuple((begin, schedule.tiny()) for begin, schedule in self.parts))

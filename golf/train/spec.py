@@ -69,6 +69,10 @@ class Schedule(Protocol):
         """Share of the peak after `step` finished steps, at a share `progress` of the budget."""
         ...
 
+    def tiny(self) -> Schedule:
+        """The same course for a run of a few steps."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:

@@ -1,0 +1,46 @@
+"""GPT-S, small: a minute on the built-in text."""
+
+from dataclasses import replace
+
+from golf.arch.xgqa import GPTSSpec
+from golf.data.builtin import BuiltIn
+from golf.eval.sliding import SlidingWindow
+from golf.pack.container import PackSpec
+from golf.pack.zstd import Zstd
+from golf.quant.apply import Calibration, QuantSpec
+from golf.quant.gptq import GPTQ
+from golf.quant.nearest import Keep, RoundNearest
+from golf.recipe import Recipe
+from golf.train.curves import WarmupStableDecay
+from golf.train.spec import AdamW, TrainSpec
+
+ADAMW = AdamW(lr=6e-3, betas=(0.9, 0.95), weight_decay=0.01)
+
+RECIPE = Recipe(
+    track="cpu_5min_1mb",
+    data=BuiltIn(vocab=1024),
+    model=GPTSSpec(vocab=1024, layers=4, hidden=256, context=256),
+    train=TrainSpec(
+        seconds=60,
+        batch_tokens=4096,
+        seq_len=256,
+        rows=16,
+        ema=0.99,
+        matrix=ADAMW,
+        head=ADAMW,
+        embed=ADAMW,
+        control=replace(ADAMW, weight_decay=0.0),
+        schedule=WarmupStableDecay(warmup_steps=20, decay_from=0.7),
+        grad_clip=1.0,
+        compile="off",
+    ),
+    quant=QuantSpec(
+        matrix=GPTQ(bits=6),
+        head=GPTQ(bits=8),
+        embed=RoundNearest(bits=8),
+        control=Keep("float16"),
+        calibration=Calibration(sequences=128, rows=16),
+    ),
+    pack=PackSpec(codec=Zstd()),
+    eval=SlidingWindow(window=256, stride=128),
+)

@@ -1,0 +1,46 @@
+"""PowerGQA, small: a minute on the built-in text."""
+
+from dataclasses import replace
+
+from golf.arch.powergqa import PowerGQASpec
+from golf.data.builtin import BuiltIn
+from golf.eval.sliding import SlidingWindow
+from golf.pack.container import PackSpec
+from golf.pack.zstd import Zstd
+from golf.quant.apply import Calibration, QuantSpec
+from golf.quant.gptq import GPTQ
+from golf.quant.nearest import Keep, RoundNearest
+from golf.recipe import Recipe
+from golf.train.curves import Cosine
+from golf.train.spec import AdamW, TrainSpec
+
+ADAMW = AdamW(lr=4e-3, betas=(0.9, 0.95), weight_decay=0.1)
+
+RECIPE = Recipe(
+    track="cpu_5min_1mb",
+    data=BuiltIn(vocab=1024),
+    model=PowerGQASpec(vocab=1024, layers=4, dim=128, heads=8, kv_heads=2, hidden=320, context=128),
+    train=TrainSpec(
+        seconds=60,
+        batch_tokens=4096,
+        seq_len=128,
+        rows=32,
+        ema=0.99,
+        matrix=ADAMW,
+        head=ADAMW,
+        embed=ADAMW,
+        control=replace(ADAMW, weight_decay=0.0),
+        schedule=Cosine(warmup=0.05, floor=0.1),
+        grad_clip=1.0,
+        compile="off",
+    ),
+    quant=QuantSpec(
+        matrix=GPTQ(bits=6),
+        head=GPTQ(bits=8),
+        embed=RoundNearest(bits=8),
+        control=Keep("float16"),
+        calibration=Calibration(sequences=128, rows=16),
+    ),
+    pack=PackSpec(codec=Zstd()),
+    eval=SlidingWindow(window=128, stride=64),
+)
