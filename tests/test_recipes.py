@@ -97,7 +97,7 @@ def shrunken(root, name, data):
     """The family's record for a minute of a CPU, for some seconds of it."""
     recipe = record(root, "cpu_5min_1mb", name)
     model = replace(recipe.model, layers=2, dim=64, vocab=400)
-    train = replace(recipe.train, seconds=None, steps=60, batch_tokens=1024, rows=1024 // recipe.train.seq_len)
+    train = replace(recipe.train, seconds=None, steps=40, batch_tokens=1024, rows=1024 // recipe.train.seq_len)
     quant = replace(recipe.quant, calibration=replace(recipe.quant.calibration, sequences=16, rows=8))
     return replace(recipe, data=data, model=model, train=train, quant=quant)
 
@@ -106,7 +106,7 @@ def shrunken(root, name, data):
 def trained(root, tmp_path_factory):
     """A function from a family's name to (recipe, folder, result, losses), each family trained once."""
     folder = tmp_path_factory.mktemp("families")
-    data = Documents(train=(str(write_documents(folder / "documents.jsonl")),), val_share=0.1, vocab=400)
+    data = Documents(train=(str(write_documents(folder / "documents.jsonl", 150)),), val_share=0.1, vocab=400)
 
     @cache
     def train(name):
