@@ -22,7 +22,7 @@ from golf.contracts import ByteLedger, ByteTable, Corpus, Model, RunResult, Scor
 from golf.data import shards, stream, tokenizer
 from golf.host import Host, write_atomic
 from golf.pack import container
-from golf.quant import apply, fit, hessian, reach
+from golf.quant import apply, reach
 from golf.recipe import Recipe, to_json
 from golf.train import checkpoint, engine
 
@@ -84,7 +84,7 @@ def run(recipe: Recipe, job: Job) -> RunResult:
 
     model.load_state_dict(trained.average)
     begin = time.monotonic()
-    hessians = hessian.collect(model, calibration(corpus, recipe, job), host=host)
+    hessians = recipe.quant.collect(model, calibration(corpus, recipe, job), host=host)
     train_seconds = host.largest(trained.seconds + time.monotonic() - begin)
 
     begin, multiplier, about = time.monotonic(), 1.0, describe(recipe, corpus)
@@ -94,7 +94,7 @@ def run(recipe: Recipe, job: Job) -> RunResult:
             return len(container.dump(qtensors, about, recipe.pack))
 
         weights, grams, cap = trained.average, hessians.by_name, ledger.headroom
-        fitted = fit.fit(weights, model.roles(), grams, recipe.quant, size_of=size_of, cap=cap, sink=sink)
+        fitted = recipe.quant.fit(weights, model.roles(), grams, size_of=size_of, cap=cap, sink=sink)
         multiplier = fitted.multiplier
         write_atomic(job.out / CODE, job.code)
         write_atomic(job.out / TOKENIZER, spelled)
@@ -165,7 +165,7 @@ def measure_reserve(model: Model, corpus: Corpus, recipe: Recipe, job: Job) -> f
     first = next(calibration(corpus, recipe, job))
     for _ in range(2):
         begin = time.monotonic()
-        hessian.collect(model, [first], host=job.host)
+        recipe.quant.collect(model, [first], host=job.host)
         seconds = time.monotonic() - begin
     return job.host.largest(seconds * recipe.quant.calibration.batches(job.host.world) * RESERVE_MARGIN)
 

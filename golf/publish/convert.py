@@ -21,8 +21,9 @@ from golf.pack import container
 from golf.pack.container import PackSpec
 from golf.publish.check import read_result
 from golf.publish.source import Source, open_source
-from golf.quant import fit, hessian, reach, report
+from golf.quant import reach, report
 from golf.quant.apply import QuantSpec
+from golf.quant.squeeze import Squeeze
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,19 +47,19 @@ def quantize_weights(
 
     Raises BudgetError when no setting reaches `cap` and HessianError when a method needs calibration text.
     """
-    source, settings = open_source(path), quantize_settings(record, assignments)
+    source, settings = open_source(path), quantize_settings(record, assignments, QuantizeSettings(quant=Squeeze()))
     model = source.build()
     reach.check(source.weights, model.roles(), settings.quant, cap)
     with hosts.join() as host:
         model.to(host.device)
         batches = calibration_batches(source, settings.quant, calibration)
-        hessians = Hessians({}, 0) if batches is None else hessian.collect(model, batches, host=host)
+        hessians = Hessians({}, 0) if batches is None else settings.quant.collect(model, batches, host=host)
 
         def size_of(qtensors: dict) -> int:
             return len(container.dump(qtensors, source.about, settings.pack))
 
         weights, roles = source.weights, model.roles()
-        fitted = fit.fit(weights, roles, hessians.by_name, settings.quant, size_of=size_of, cap=cap, sink=sink)
+        fitted = settings.quant.fit(weights, roles, hessians.by_name, size_of=size_of, cap=cap, sink=sink)
     blob = container.dump(fitted.qtensors, source.about, settings.pack)
     write_atomic(output, blob)
     if source.spelled:
@@ -72,9 +73,10 @@ def quantize_weights(
     }
 
 
-def quantize_settings(record: Path | None, assignments: Sequence[str]) -> QuantizeSettings:
-    """Those of a record, or golf's own, with `path=value` texts applied."""
-    settings = QuantizeSettings()
+def quantize_settings(
+    record: Path | None, assignments: Sequence[str], settings: QuantizeSettings = QuantizeSettings()
+) -> QuantizeSettings:
+    """Those of a record, or `settings`, with `path=value` texts applied."""
     if record is not None:
         recipe = recipes.load(record)
         settings = QuantizeSettings(quant=recipe.quant, pack=recipe.pack)

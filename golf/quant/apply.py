@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor, nn
 
-from golf.contracts import ArtifactError, DivergedError, QTensor, Role, SpecError, named_hooks
+from golf.contracts import ArtifactError, DivergedError, Hessians, QTensor, Role, SpecError, named_hooks
+from golf.host import Host
+from golf.quant import hessian
 from golf.quant.gptq import GPTQ
 from golf.quant.grid import FP16
 from golf.quant.nearest import Keep, RoundNearest
+
+if TYPE_CHECKING:
+    from golf.quant.fit import Fitted
 
 
 class Method(Protocol):
@@ -39,6 +44,7 @@ METHODS = {
     "gptq": "golf.quant.gptq:GPTQ",
     "nearest": "golf.quant.nearest:RoundNearest",
     "keep": "golf.quant.nearest:Keep",
+    "waterfill": "golf.quant.waterfill:Waterfill",
 }
 
 
@@ -92,6 +98,18 @@ class QuantSpec:
             Role.CONTROL: self.control,
         }
         return self.control if elements < self.small else by_role[role]
+
+    def collect(self, model: nn.Module, batches: Iterable[Tensor], *, host: Host) -> Hessians:
+        """What `fit` needs to know of every tensor, from batches of ids [B, T] of calibration text."""
+        return hessian.collect(model, batches, host=host)
+
+    def fit(
+        self, weights: Mapping[str, Tensor], roles: Mapping[str, Role], hessians: Mapping[str, Tensor], **bounds: Any
+    ) -> Fitted:
+        """Quantize under a cap: `golf.quant.fit.fit`."""
+        from golf.quant import fit  # it builds on this module
+
+        return fit.fit(weights, roles, hessians, self, **bounds)
 
 
 def quantize(

@@ -12,6 +12,8 @@ from torch import Tensor
 from golf.contracts import ArtifactError, QTensor, SpecError
 
 FP16 = torch.finfo(torch.float16)
+# Steps that are powers of two to the quarter: an eighth of an octave off costs half a percent of error at most.
+QUARTERS, EXPONENT_LIMIT = 4, 127
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class Grid:
     bits: int
 
     def __post_init__(self) -> None:
-        if not 2 <= self.bits <= 8:
-            raise SpecError(f"bits={self.bits} is outside 2..8, the grids that fit one byte; use Keep for finer")
+        if not 2 <= self.bits <= 16:
+            raise SpecError(f"bits={self.bits} is outside 2..16, the grids that fit two bytes; use Keep for finer")
 
     @property
     def limit(self) -> int:
@@ -64,12 +66,30 @@ def straight_through(W: Tensor, rounded: Tensor) -> Tensor:
 
 
 def pack_codes(codes_RK: Tensor, scale_R1: Tensor, grid: Grid, shape: tuple[int, ...], method: str) -> QTensor:
-    """Codes and their stored scales as plain arrays: int8 of `shape`, and float16 of one per row."""
+    """Codes and their stored scales as plain arrays: int8 or int16 of `shape`, and float16 of one per row."""
     parts = {
-        "codes": codes_RK.to(torch.int8).cpu().numpy().reshape(shape),
+        "codes": integers(codes_RK, grid).reshape(shape),
         "scale": scale_R1.half().flatten().cpu().numpy(),
     }
     return QTensor(shape=shape, method=method, parts=parts, alphabets={"codes": grid.alphabet})
+
+
+def integers(codes: Tensor, grid: Grid) -> np.ndarray:
+    """Codes as an array of the narrowest type that holds the grid."""
+    return codes.to(torch.int8 if grid.bits <= 8 else torch.int16).cpu().numpy()
+
+
+def exponents(step: Tensor) -> Tensor:
+    """Steps as the nearest quarter octaves, in the dtype of `step`, within what eight bits hold."""
+    return (step.log2() * QUARTERS).round().clamp(-EXPONENT_LIMIT, EXPONENT_LIMIT)
+
+
+def power_step(quarters: Tensor) -> Tensor:
+    """The float32 step of whole quarter octaves. One of four constants and an exact power of two, so that no
+    machine's logarithm has a say in it."""
+    quarters = quarters.long()
+    within = torch.tensor([1.0, 1.1892071, 1.4142135, 1.6817929], device=quarters.device)[quarters % QUARTERS]
+    return torch.ldexp(within, quarters // QUARTERS)
 
 
 def unpack_codes(qtensor: QTensor) -> Tensor:
