@@ -74,9 +74,11 @@ def fit(
     # Doubling a step saves at most one bit a code, so the coarsest steps leave at least this.
     _check_least(now.bytes - coarsest * codes / 8, cap)
     while not (fitting and (fitting.bytes >= (1 - SLACK) * cap or math.log2(fitting.multiplier) <= finest)):
-        if len(points) == TRIES:
+        octaves = min(max(_guess(points, cap, codes), finest), coarsest)
+        # A power of two and its logarithm may differ by an ulp: the finest step is known by having been tried.
+        if len(points) == TRIES or any(octaves == tried for tried, _ in points):
             break
-        now = attempt(min(max(_guess(points, cap, codes), finest), coarsest))
+        now = attempt(octaves)
         if now.bytes <= cap and (fitting is None or now.bytes > fitting.bytes):
             fitting = now
         elif now.bytes > cap and points[-1][0] >= coarsest:
