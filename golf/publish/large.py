@@ -15,7 +15,7 @@ from torch import Tensor
 
 from golf import host as hosts
 from golf.arch import families
-from golf.contracts import CheckpointError, QTensor, Sink, emit
+from golf.contracts import CheckpointError, QTensor, Sink, SpecError, emit
 from golf.host import write_atomic
 from golf.pack import container
 from golf.pack.container import PackSpec
@@ -23,6 +23,7 @@ from golf.pack.zstd import Zstd
 from golf.publish.convert import QuantizeSettings, calibration_batches, quantize_settings
 from golf.publish.source import open_source
 from golf.quant import layerwise
+from golf.quant.squeeze import Squeeze
 from golf.recipe import to_json
 
 # Weights files from here on are not held in memory; smaller ones are done sooner all at once.
@@ -69,6 +70,8 @@ def quantize_large(
     and HessianError when a method needs calibration text.
     """
     source, settings = open_source(path), quantize_settings(record, assignments)
+    if isinstance(settings.quant, Squeeze):
+        raise SpecError("quant=Squeeze needs gradients of the whole model at once; quantize in memory with --at-once")
     about, spelled = source.about, source.spelled
     batches = [batch.clone() for batch in calibration_batches(source, settings.quant, calibration) or ()]
     del source  # and with it the mapping of the whole file, whose pages would count as ours once touched

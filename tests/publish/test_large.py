@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from click.testing import CliRunner
-from small_record import write_documents
+from small_record import RECIPE, write_documents
 from torch import nn
 
 from golf.arch import families
@@ -44,13 +44,16 @@ def place(tmp_path_factory):
     checkpoint.save_weights(
         folder / "w.safetensors", {name: weights[name] for name in names}, with_tokenizer(about, spelled)
     )
+    # One Hessian a layer, as layer by layer allows, in memory too.
+    plain = "\nfrom dataclasses import replace\nRECIPE = replace(RECIPE, quant=QuantSpec())\n"
+    (folder / "recipe.py").write_text(RECIPE.replace("{documents!r}", "'text.jsonl'") + plain)
     return folder
 
 
 def command(place, name, *words):
     output = place / name / "a.golf"
-    source, text = place / "w.safetensors", place / "text.jsonl"
-    return output, ["quantize", str(source), "-o", str(output), "--calibration", str(text), "--json", *words]
+    files = ["-o", output, "--calibration", place / "text.jsonl", "--recipe", place]
+    return output, ["quantize", str(place / "w.safetensors"), *map(str, files), "--json", *words]
 
 
 def golf(words):
