@@ -19,6 +19,7 @@ from golf.data import local, shards, stream, tokenizer
 from golf.host import write_atomic
 from golf.pack import container
 from golf.pack.container import PackSpec
+from golf.pack.rans import Rans
 from golf.publish.check import read_result
 from golf.publish.source import Source, open_source
 from golf.quant import reach, report
@@ -34,6 +35,10 @@ class QuantizeSettings:
     pack: PackSpec = field(default_factory=PackSpec)
 
 
+# What needs no recipe: loss for bytes, at its best.
+BEST = QuantizeSettings(quant=Squeeze(), pack=PackSpec(codec=Rans()))
+
+
 def quantize_weights(
     path: Path,
     output: Path,
@@ -47,7 +52,7 @@ def quantize_weights(
 
     Raises BudgetError when no setting reaches `cap` and HessianError when a method needs calibration text.
     """
-    source, settings = open_source(path), quantize_settings(record, assignments, QuantizeSettings(quant=Squeeze()))
+    source, settings = open_source(path), quantize_settings(record, assignments, BEST)
     model = source.build()
     reach.check(source.weights, model.roles(), settings.quant, cap)
     with hosts.join() as host:
