@@ -42,7 +42,7 @@ def score_source(
 ) -> Scored | None:
     """Score a model on disk by its own kind of evaluation or another; None on ranks that do not report."""
     source = open_source(path, tokenizer_file)
-    how = recipes.assign(ScoreSettings(eval=evaluation(source.about["eval"], kind)), assignments).eval
+    how = evaluation(source.about["eval"], kind, assignments)
     tokens = local.tokens_of(data if data is not None else recall(path), tokenizer.Tokenizer(source.tokenizer))
     table = tokenizer.byte_table(source.tokenizer)
     with hosts.join() as host:
@@ -53,13 +53,15 @@ def score_source(
     return Scored(kind=how.kind, score=total, fixed=fixed) if host.is_main else None
 
 
-def evaluation(values: dict[str, Any], kind: str | None = None) -> Evaluation:
+def evaluation(values: dict[str, Any], kind: str | None = None, assignments: Sequence[str] = ()) -> Evaluation:
     """The evaluation that travels with a model; as another kind, with what the two have in common.
 
+    assignments: `eval.field=value` texts that come after.
     Raises SpecError for a kind, field or value that cannot be.
     """
     own = values.get("kind", "sliding")
     chosen = kinds.spec_class(kind or own)
     known = {each.name for each in fields(chosen)} if kind not in (None, own) else values.keys() - {"kind"}
     texts = {name: ",".join(value) if isinstance(value, list) else value for name, value in values.items()}
-    return recipes.assign(chosen(), [f"{name}={text}" for name, text in texts.items() if name in known])
+    given = [f"eval.{name}={text}" for name, text in texts.items() if name in known]
+    return recipes.assign(ScoreSettings(eval=chosen()), [*given, *assignments]).eval

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 
@@ -10,6 +11,7 @@ from golf.eval import kinds
 from golf.eval.lora import DocumentLoRA
 from golf.eval.rolling import Rolling
 from golf.eval.sliding import SlidingWindow
+from golf.publish.bundle import bundle
 from golf.publish.scoring import evaluation
 
 OTHERS = {"batch_tokens": 64, "documents": "isolated", "layers": ("c_q", "fc"), "chunk": 32, "lanes": 3, "lr": 0.125}
@@ -39,3 +41,46 @@ def test_what_no_golf_can_read():
         evaluation({"window": 512}, "slidng")
     with pytest.raises(SpecError, match="SlidingWindow has no field 'strde'"):
         evaluation({"strde": 512})
+
+
+@pytest.fixture(scope="module")
+def adapted(small, golf, tmp_path_factory):
+    """A finished run of the small record whose evaluation learns; its folder."""
+    folder = tmp_path_factory.mktemp("adapted")
+    text = (small / "recipe.py").read_text()
+    text = text.replace("from golf.eval.sliding import SlidingWindow", "from golf.eval.chunks import ChunkSGD")
+    own = "eval=ChunkSGD(window=32, stride=16, chunk=1024, lr=0.01, rows=8)"
+    (folder / "recipe.py").write_text(re.sub(r"eval=SlidingWindow\(.*?\)", own, text))
+    golf("run", folder, "--seed", 1, "--out", folder / "out")
+    return folder / "out" / "1"
+
+
+def test_a_run_names_its_kind_and_reports_the_fixed_score_beside(adapted, golf):
+    result = json.loads((adapted / "result.json").read_text())
+    assert result["eval_kind"] == "chunk-sgd" and result["val_bpb"] != result["val_bpb_fixed"]
+    events = [json.loads(line) for line in (adapted / "events.jsonl").read_text().splitlines()]
+    finals = [event["what"] for event in events if event["event"] == "final"]
+    assert finals == ["chunk-sgd", "fixed", "roundtrip", "unquantized"]
+    again = json.loads(golf("score", adapted, "--json").stdout)
+    assert again["eval_kind"] == "chunk-sgd" and again["val_bpb"] == pytest.approx(result["val_bpb"], abs=1e-6)
+    assert again["val_bpb_fixed"] == pytest.approx(result["val_bpb_fixed"], abs=1e-6)
+    other = json.loads(golf("score", adapted, "--eval", "sliding", "--json").stdout)
+    assert other["eval_kind"] == "sliding" and other["val_bpb"] == pytest.approx(result["val_bpb_fixed"], abs=1e-6)
+    printed = golf("score", adapted).output
+    assert "chunk-sgd" in printed and "fixed predictor" in printed
+
+
+@pytest.mark.parametrize(("kind", "setting"), [("rolling", "eval.chunk=100"), ("document-lora", "eval.chunk=16")])
+def test_any_run_is_scored_by_another_kind(three, golf, kind, setting):
+    run = three / "1"
+    result = json.loads((run / "result.json").read_text())
+    assert result["eval_kind"] == "sliding" and result["val_bpb_fixed"] == result["val_bpb"]
+    found = json.loads(golf("score", run, "--eval", kind, "--set", setting, "--json").stdout)
+    assert found["eval_kind"] == kind and found["tokens_scored"] == result["tokens_scored"]
+    assert found["bytes_scored"] == result["bytes_scored"]
+    assert 0 < abs(found["val_bpb"] - result["val_bpb"]) < 0.1
+
+
+def test_a_bundle_holds_the_evaluation_its_recipe_names(adapted):
+    modules = bundle(adapted.parents[1]).modules
+    assert "golf.eval.chunks" in modules and "golf.eval.rolling" not in modules
