@@ -94,7 +94,8 @@ def measure(family: str, path: Path, sequences: int, length: int) -> dict[str, f
         if event.values["what"] == "packing":
             marks["packing"], marks["cpu"] = time.monotonic(), time.process_time()
         elif "--verbose" in sys.argv:
-            print(event.values, file=sys.stderr)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+            print(f"{event.values} peak {peak:.2f} GB", file=sys.stderr)
 
     begin, cpu = time.monotonic(), time.process_time()
     about = {"model": families.spec_to_json(spec)}

@@ -89,7 +89,7 @@ def import_(
 
 @cli.command()
 @click.argument("run", type=FOLDER)
-@click.option("--to", "form", type=click.Choice(["original"]), required=True, help="Whose form.")
+@click.option("--to", "form", type=click.Choice(["original", "hf"]), required=True, help="Whose form.")
 @click.option("-o", "--output", "folder", type=FOLDER, required=True, help="Folder for the files.")
 @click.option("--tokenizer", type=FILE, help="The tokenizer, when it does not lie beside RUN.")
 def export(run: Path, form: str, folder: Path, tokenizer: Path | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import tempfile
@@ -23,6 +24,7 @@ from torch import Tensor
 PACKAGES = ("torch", "numpy", "scipy", "sentencepiece", "zstandard", "safetensors")
 # Packing 16 MB with a strong codec takes minutes on one rank while the others wait in a barrier.
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+M_ARENA_MAX = -8  # of malloc.h
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,13 @@ def neighbor_environment(place: int, jobs: int) -> dict[str, str]:
     if torch.cuda.device_count() > 1:
         changed["CUDA_VISIBLE_DEVICES"] = str(place % torch.cuda.device_count())
     return {**os.environ, **changed}
+
+
+def share_heap() -> None:
+    """Let threads that are started from now on allocate from one heap, where the C library is glibc. Each would keep
+    what it has freed to itself, and those that take turns would hold the memory of all."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).mallopt(ctypes.c_int(M_ARENA_MAX), ctypes.c_int(1))
 
 
 def versions() -> dict[str, str]:

@@ -74,7 +74,7 @@ class Tokenizer:
         """From a file or a file's bytes. Raises DataError when it is no SentencePiece model."""
         self._processor, self.sha256 = _load(source)
         self.vocab, self.bos = self._processor.vocab_size(), self._processor.bos_id()
-        self.eos = self._processor.eos_id()  # -1 where there is none
+        self.eos, self.pad = self._processor.eos_id(), self._processor.pad_id()  # -1 where there is none
         if self.bos < 0:
             raise DataError("the tokenizer has no BOS piece, which opens every document; train one with a bos_id")
         # Exact models can spell the marker character by its three byte pieces; stock ones fold characters

@@ -96,6 +96,7 @@ def quantize_mapped(
     parts = Parts(output.with_suffix(output.suffix + ".parts"), _digest(path, to_json(settings.quant), batches))
     with torch.device("meta"):
         model = families.build(about["model"])
+    hosts.share_heap()
     with hosts.join() as host:
         done = parts.names()
         for piece in layerwise.quantize(model, weights, batches, settings.quant, host=host, sink=sink, finished=done):
