@@ -20,6 +20,8 @@ from golf.train.spec import AdamW, Stage
 
 STAGES = (Stage(begin=0.5, fake_quant=True), Stage(begin=0.8, on=("double",)))
 COMMON = dict(steps=30, dropout=0.2, checkpoint_seconds=0, stages=STAGES)
+LENGTHS = (Stage(begin=0.25, seq_len=4), Stage(begin=0.5, seq_len=8, fake_quant=True))
+ANNEALED = dict(seq_len=2, rows=16, stages=LENGTHS, schedule=Cosine(warmup_steps=12), matrix=AdamW(lr=0.02))
 
 CHILD = """
 import hashlib, sys, time
@@ -49,7 +51,12 @@ def train(path, events=None, resume=True, **changes):
 
 def child(path):
     """What the killed process runs: slow enough steps that a kill hits every part of one."""
-    return digest(train(path).average)
+    return digest(train(path, **ANNEALED).average)
+
+
+@pytest.fixture(scope="module")
+def annealed(tmp_path_factory):
+    return digest(train(tmp_path_factory.mktemp("annealed") / "state.safetensors", **ANNEALED).average)
 
 
 @pytest.fixture(scope="module")
@@ -74,10 +81,7 @@ def test_a_run_stopped_at_any_step_resumes_to_the_same_bits(tmp_path, whole, sto
 
 
 @pytest.mark.parametrize("stop", [8, 15, 16, 23])
-def test_stages_of_lengths_under_adamw_and_a_schedule_resume_to_the_same_bits(tmp_path, stop):
-    stages = (Stage(begin=0.25, seq_len=4), Stage(begin=0.5, seq_len=8, fake_quant=True))
-    cosine, matrix = Cosine(warmup_steps=12), AdamW(lr=0.02)
-    changes = dict(seq_len=2, rows=16, stages=stages, schedule=cosine, matrix=matrix)
+def test_stages_of_lengths_under_adamw_and_a_schedule_resume_to_the_same_bits(tmp_path, annealed, stop):
     path = tmp_path / "state.safetensors"
 
     def sink(event):
@@ -85,13 +89,13 @@ def test_stages_of_lengths_under_adamw_and_a_schedule_resume_to_the_same_bits(tm
             raise Stop
 
     with pytest.raises(Stop):
-        train(path, sink, **changes)
-    assert digest(train(path, **changes).average) == digest(train(tmp_path / "whole", **changes).average)
+        train(path, sink, **ANNEALED)
+    assert digest(train(path, **ANNEALED).average) == annealed
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(tmp_path, whole):
-    """kill -9 wherever it hits, again and again, until one attempt gets through."""
+def test_killed_at_random_moments(tmp_path, annealed):
+    """kill -9 wherever it hits, in stages of three context lengths, until one attempt gets through."""
     path, rng, here = tmp_path / "state.safetensors", random.Random(0), Path(__file__).parent
     command = [sys.executable, "-c", CHILD, str(path), str(here), str(here.parents[1])]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -107,7 +111,7 @@ def test_killed_at_random_moments(tmp_path, whole):
         if answer:
             break
         assert process.returncode == -signal.SIGKILL
-    assert kills and answer.strip() == whole
+    assert kills and answer.strip() == annealed
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 

@@ -22,9 +22,9 @@ RECIPE = Recipe(
     model=GPTSSpec(vocab=1024, layers=4, hidden=256, context=256),
     train=TrainSpec(
         seconds=60,
-        batch_tokens=4096,
+        batch_tokens=1024,
         seq_len=256,
-        rows=16,
+        rows=4,
         ema=0.99,
         matrix=ADAMW,
         head=ADAMW,
@@ -42,5 +42,5 @@ RECIPE = Recipe(
         calibration=Calibration(sequences=128, rows=16),
     ),
     pack=PackSpec(codec=Zstd()),
-    eval=SlidingWindow(window=256, stride=128),
+    eval=SlidingWindow(window=256, stride=256),
 )

@@ -22,9 +22,9 @@ RECIPE = Recipe(
     model=PowerGQASpec(vocab=1024, layers=4, dim=128, heads=8, kv_heads=2, hidden=320, context=128),
     train=TrainSpec(
         seconds=60,
-        batch_tokens=4096,
+        batch_tokens=1024,
         seq_len=128,
-        rows=32,
+        rows=8,
         ema=0.99,
         matrix=ADAMW,
         head=ADAMW,
@@ -42,5 +42,5 @@ RECIPE = Recipe(
         calibration=Calibration(sequences=128, rows=16),
     ),
     pack=PackSpec(codec=Zstd()),
-    eval=SlidingWindow(window=128, stride=64),
+    eval=SlidingWindow(window=128, stride=128),
 )

@@ -22,9 +22,9 @@ RECIPE = Recipe(
     model=QEDSpec(vocab=1024, layers=4, dim=128, heads=4, hidden=320, context=512),
     train=TrainSpec(
         seconds=60,
-        batch_tokens=4096,
+        batch_tokens=1024,
         seq_len=128,
-        rows=32,
+        rows=8,
         stages=(Stage(begin=0.8, seq_len=512),),
         ema=0.99,
         matrix=ADAMW,
@@ -43,5 +43,5 @@ RECIPE = Recipe(
         calibration=Calibration(sequences=128, rows=16),
     ),
     pack=PackSpec(codec=Zstd()),
-    eval=SlidingWindow(window=512, stride=256),
+    eval=SlidingWindow(window=512, stride=512),
 )
