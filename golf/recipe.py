@@ -48,7 +48,8 @@ class Recipe:
         return override(self, path, text)
 
     def tiny(self) -> Recipe:
-        """The same features at a size that runs in seconds on a CPU; data and vocabulary stay as they are."""
+        """The same features at a size that runs in seconds on a CPU; data and vocabulary stay as they are, weights of
+        the full size are not continued from."""
         train, stages = self.train, self.train.stages
         stages = tuple(replace(s, seq_len=s.seq_len and 64 * s.seq_len // train.seq_len) for s in stages)
         schedule = train.schedule and train.schedule.tiny()
@@ -61,6 +62,7 @@ class Recipe:
             train=train,
             quant=replace(self.quant, calibration=calibration),
             eval=self.eval.tiny(),
+            init=None,
         )
 
 

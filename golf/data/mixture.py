@@ -8,6 +8,7 @@ resuming is exact, ranks take turns, and nothing but the order of one period is 
 from __future__ import annotations
 
 import hashlib
+import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -74,12 +75,12 @@ class Mixture:
         digest = hashlib.sha256()
         for part in opened:
             digest.update(part.sha256.encode())
-        first = opened[0]
+        first, val = opened[0], [path for part in opened for path in part.val]
         return Corpus(
             name="mixture",
             sha256=digest.hexdigest(),
             train=tuple(path for part in opened for path in part.train),
-            val=tuple(path for part in opened for path in part.val),
+            val=_side_by_side(cache / "corpora" / f"mixture_{digest.hexdigest()[:16]}", val),
             tokenizer=first.tokenizer,
             tokenizer_sha256=first.tokenizer_sha256,
             tokenizer_counted=parts.counted,
@@ -147,6 +148,17 @@ class _Parts:
             write_atomic(path, train(interleave(weights, texts), self._spec.vocab))
             emit(self._sink, "data", what="tokenizer", done=1, total=1)
         return path
+
+
+def _side_by_side(folder: Path, paths: Sequence[Path]) -> tuple[Path, ...]:
+    """Links to the files in one folder, in order of name: a corpus' validation text is found again by its folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    links = tuple(folder / f"{index:03d}_{path.name}" for index, path in enumerate(paths))
+    for link, path in zip(links, paths):
+        temporary = link.with_suffix(f".{os.getpid()}")
+        temporary.symlink_to(path.resolve())
+        os.replace(temporary, link)
+    return links
 
 
 def interleave(weights: Sequence[float], texts: Sequence[Iterable[str]]) -> Iterator[str]:

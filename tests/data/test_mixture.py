@@ -54,13 +54,14 @@ def test_windows_come_by_weight_and_validation_from_all(mixture, tmp_path):
     val = shards.Tokens(corpus.val)[:]
     texts = [speaker.decode(piece) for piece in np.split(val, np.flatnonzero(val == corpus.bos))[1:]]
     assert set(map(origin, texts)) == set(WORDS)
+    assert shards.find(corpus.val[0].parent, "val") == corpus.val, "one folder holds the validation text"
 
 
 def test_the_same_files_are_not_prepared_again_and_a_changed_one_is(mixture, tmp_path):
     first = mixture.open(tmp_path / "cache", quiet)
     assert mixture.open(tmp_path / "cache", quiet).sha256 == first.sha256
     folders = sorted(path.name for path in (tmp_path / "cache" / "corpora").iterdir())
-    assert len(folders) == 4  # three sources and their tokenizer
+    assert len(folders) == 5  # three sources, their tokenizer, their validation text side by side
     heavier = replace(
         mixture, sources=((1, mixture.sources[0][1]), *mixture.sources[1:]), tokenizer=str(first.tokenizer)
     )

@@ -6,6 +6,11 @@ import torch.nn.functional as F
 from test_engine import Events, digest, run
 from train_toy import Counting, Toy, spec
 
+from golf.arch.nanochat import GeluGPTSpec
+from golf.arch.powergqa import PowerGQASpec
+from golf.arch.qed import QEDSpec
+from golf.arch.unet import UNetSpec
+from golf.arch.xgqa import GPTSSpec
 from golf.contracts import CheckpointError
 from golf.host import Host
 from golf.train import checkpoint
@@ -40,7 +45,8 @@ def mean_gradients(model, batches):
     chosen = targets != -100
     loss = -F.log_softmax(logits[chosen], -1).gather(1, targets[chosen, None]).mean()
     loss.backward()
-    return loss.item(), {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
+    grads = {name: torch.zeros_like(p) if p.grad is None else p.grad.clone() for name, p in model.named_parameters()}
+    return loss.item(), grads
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.05])
@@ -82,6 +88,33 @@ def test_masked_targets_give_their_logits_no_gradient():
         _, targets = again.next()
         touched = gradient.abs().sum(-1) > 0
         assert torch.equal(touched, targets != -100)
+
+
+SPECS = (
+    UNetSpec(vocab=64, rope_length=24).tiny(),
+    GPTSSpec(vocab=64).tiny(),
+    GeluGPTSpec(vocab=64, window=24).tiny(),
+    QEDSpec(vocab=64).tiny(),
+    PowerGQASpec(vocab=64).tiny(),
+)
+
+
+@pytest.mark.parametrize("shape", SPECS, ids=lambda shape: shape.family)
+def test_masked_targets_train_nothing_in_any_family(shape):
+    """The family's own loss against its logits at supervised places alone, down to every parameter's gradient."""
+    torch.manual_seed(5)
+    model = shape.build()
+    for parameter in model.parameters():  # projections that start at zero would hide what reaches them
+        parameter.data += 0.02 * torch.randn_like(parameter)
+    ids, targets = torch.randint(3, 64, (3, 24)), torch.randint(3, 64, (3, 24))
+    targets = targets.masked_fill(torch.rand(3, 24) < 0.7, -100)
+    loss, expected = mean_gradients(model, [(ids, targets)])
+    model.zero_grad()
+    model.loss(ids, targets).backward()
+    assert model.loss(ids, targets).item() == pytest.approx(loss, rel=1e-5)
+    for name, parameter in model.named_parameters():
+        found = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(found, expected[name], rtol=1e-3, atol=1e-6, msg=name)
 
 
 def test_what_a_masked_target_was_changes_nothing():
