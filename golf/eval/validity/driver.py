@@ -59,7 +59,7 @@ def drive(
             scored = weigh(row, targets_T, done + 1)
             state = predictor.observe(state, int(targets_T[0]))
         else:
-            count = min(stretch, positions - done, _horizon(predictor, state, done + 1))
+            count = min(stretch, positions - done, horizon(predictor, state, done + 1))
             targets_T = np.asarray(tokens[done + 1 : done + 1 + count], np.int64)
             # A copy: what the predictor does to the array it was given must not reach the targets.
             row = record(predictor.logprobs(state, targets_T.copy()), count, vocab, done + 1)
@@ -142,7 +142,7 @@ def weigh(rows_TV: Tensor, targets_T: np.ndarray, first: int) -> Scored:
     return Scored(first, nats_T.cpu().numpy(), rows_TV.exp().sum(1).cpu().numpy())
 
 
-def _horizon(predictor: Any, state: Any, first: int) -> int:
+def horizon(predictor: Any, state: Any, first: int) -> int:
     """For how many targets the predictor answers at once, from target `first` on."""
     count = predictor.horizon(state) if hasattr(predictor, "horizon") else None
     if count is not None and count < 1:

@@ -1,0 +1,117 @@
+"""A1 to A3, A5, D3 and D4 from what a process was seen to do: files it opened, sockets, children, unpickling.
+
+An event is {"event": name, "path": text or "", "write": bool}; names are those of Python's audit events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any
+
+from golf.eval.validity.verdict import Verdict, failed, passed, unchecked
+
+NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.bind", "socket.sendto",
+           "urllib.Request", "http.client.connect", "ftplib.connect", "smtplib.connect")  # fmt: skip
+CHILDREN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty")
+UNSAFE = {"pickle.find_class": "unpickles a class", "marshal.loads": "loads marshalled code",
+          "shelve.open": "opens a shelf"}  # fmt: skip
+# Of the machine, not of anybody's work: what any Python process may look at.
+SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/", "/lib/", "/lib64/", "/bin/", "/opt/", "/run/")
+# What launchers set, and what libraries read on their own.
+LAUNCHER = frozenset(
+    "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT CUDA_VISIBLE_DEVICES OMP_NUM_THREADS "
+    "OMP_WAIT_POLICY PATH HOME LANG LC_ALL TMPDIR TZ PYTHONHASHSEED GOLF_CACHE XDG_CACHE_HOME".split()
+)
+
+
+def network(events: Iterable[Mapping[str, Any]], isolation: str) -> Verdict:
+    """A2, half of it: no attempt to reach anything."""
+    for event in events:
+        if event["event"] in NETWORK:
+            return failed("A2", f"tries the network: {event['event']} {event['path']}", where=event.get("where", ""))
+    return passed("A2", f"no attempt to reach the network ({isolation})")
+
+
+def smuggling(
+    events: Iterable[Mapping[str, Any]],
+    *,
+    clean: str,
+    prefixes: Sequence[str],
+    packaged: Callable[[str], bool],
+    documented: Iterable[str] = (),
+) -> list[Verdict]:
+    """A3 and half of A5, from a scoring process.
+
+    clean: the folder that holds the submission and nothing else.  prefixes: where Python and its packages lie.
+    packaged: whether a file there belongs to a package as it was installed.  documented: environment variables the
+    submission states, which are counted.
+    """
+    events, documented = list(events), set(documented)
+    read = 0
+    for event in events:
+        name, path = event["event"], event["path"]
+        if name in ("open", "ctypes.dlopen", "sqlite3.connect", "os.listdir", "mmap") and path.startswith("/"):
+            verdict = _file(event, clean, prefixes, packaged)
+            if verdict is not None:
+                return [verdict]
+            read += 1
+        elif name in CHILDREN:
+            return [failed("A3", f"starts another process: {name} {path}", where=event.get("where", ""))]
+        elif name in UNSAFE:
+            what = f"{UNSAFE[name]} ({path})" if path else UNSAFE[name]
+            return [failed("A5", f"while it loads or scores, {what}", where=event.get("where", ""))]
+        elif name == "environ" and path not in LAUNCHER and path not in documented and not event.get("fallback"):
+            why = f"needs the environment variable {path}, which nothing documents and nobody counts"
+            return [failed("A3", why, variable=path, where=event.get("where", ""))]
+    asked = sorted({e["path"] for e in events if e["event"] == "environ" and e.get("fallback")} - LAUNCHER - documented)
+    why = f"{read:,} files opened, all of the submission, of Python or of packages as installed; no child process"
+    if asked:
+        why += f"; asks for {', '.join(asked[:4])}, unset here, and goes on without"
+    return [passed("A3", why), passed("A5", "nothing was unpickled while it loaded and scored")]
+
+
+def _file(
+    event: Mapping[str, Any], clean: str, prefixes: Sequence[str], packaged: Callable[[str], bool]
+) -> Verdict | None:
+    path = event["path"]
+    if _below(path, clean):
+        return None
+    if any(_below(path, prefix) for prefix in prefixes):
+        if event.get("write") or packaged(path):
+            return None
+        why = f"reads {path}, which lies among Python's packages and belongs to none as it was installed"
+        return failed("A3", why, file=path, where=event.get("where", ""))
+    if path.startswith(SYSTEM) or event.get("write"):
+        return None
+    return failed("A3", f"reads {path}, outside of the submission", file=path, where=event.get("where", ""))
+
+
+def reads(events: Iterable[Mapping[str, Any]], clean: str) -> set[str]:
+    """Files of the clean folder that were read, relative to it."""
+    prefix = clean.rstrip("/") + "/"
+    return {
+        event["path"].removeprefix(prefix)
+        for event in events
+        if event["event"] in ("open", "ctypes.dlopen") and not event.get("write") and event["path"].startswith(prefix)
+    }
+
+
+def phase(check: str, events: Iterable[Mapping[str, Any]], banned: Sequence[str], what: str) -> Verdict:
+    """D3 (training, no validation file) or D4 (evaluation, no training file)."""
+    if not banned:
+        other = "validation" if check == "D3" else "training"
+        return unchecked(check, f"the submission does not say where its {other} files lie")
+    names = {PurePath(path).name for path in banned}
+    opened = 0
+    for event in events:
+        if event["event"] != "open" or event.get("write"):
+            continue
+        opened += 1
+        if event["path"] in banned or PurePath(event["path"]).name in names:
+            return failed(check, f"{what} opens {event['path']}", file=event["path"], where=event.get("where", ""))
+    return passed(check, f"{what} opened {opened:,} files, none of the {len(banned)} banned ones")
+
+
+def _below(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")

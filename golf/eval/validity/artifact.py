@@ -1,0 +1,139 @@
+"""A1, A4, A5 and what a source says of itself: sizes, formats, imports."""
+
+from __future__ import annotations
+
+import ast
+import io
+import pickletools
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+
+from golf.eval.validity.verdict import Verdict, failed, passed, unchecked
+
+# Modules that build objects by running what a file says.
+PICKLING = frozenset("pickle cPickle _pickle marshal dill cloudpickle shelve joblib".split())
+PICKLED_SUFFIXES = (".pkl", ".pickle", ".joblib", ".pth", ".dill")
+# A pickle of anything worth the name has more opcodes; random bytes hardly ever have so many valid ones in a row.
+PICKLE_OPCODES = 8
+
+
+def size(
+    counted: Mapping[str, int], shown: Mapping[str, int], read: Iterable[str], cap: int, claimed: int | None
+) -> Verdict:
+    """A1: bytes of everything counted against the cap, of everything read against what is counted.
+
+    counted, shown: files and their bytes; the shown ones (a stock tokenizer) are free.  read: files of the submission
+    that were opened while it scored.
+    """
+    total = sum(counted.values())
+    parts = ", ".join(f"{name} {size:,}" for name, size in sorted(counted.items(), key=lambda item: -item[1])[:4])
+    if total > cap:
+        return failed("A1", f"{total:,} bytes ({parts}), {total - cap:,} over the {cap:,} cap", numbers=[total, cap])
+    hidden = sorted(set(read) - set(counted) - set(shown))
+    if hidden:
+        return failed("A1", f"{hidden[0]} is read while scoring and counted nowhere", files=hidden)
+    if claimed is not None and claimed != total:
+        return failed("A1", f"{claimed:,} bytes are claimed, the files have {total:,} ({parts})",
+                      numbers=[claimed, total])  # fmt: skip
+    free = f"; not counted: {', '.join(f'{name} {size:,}' for name, size in shown.items())}" if shown else ""
+    return passed("A1", f"{total:,} of {cap:,} bytes ({parts}), {cap - total:,} left{free}", total=total, cap=cap)
+
+
+def safe_files(files: Mapping[str, bytes]) -> list[Verdict]:
+    """A5: no file is a pickle, by name or by content."""
+    for name, data in files.items():
+        what = pickled(name, data)
+        if what:
+            return [failed("A5", f"{name} {what}: reading it can run anything", file=name)]
+    return [passed("A5", f"{len(files)} files are no pickles")]
+
+
+def pickled(name: str, data: bytes) -> str:
+    """Why a file counts as a pickle; empty when it does not."""
+    if name.lower().endswith(PICKLED_SUFFIXES):
+        return f"is named as one ({name.rpartition('.')[2]})"
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as bag:
+            inner = [entry for entry in bag.namelist() if entry.lower().endswith((*PICKLED_SUFFIXES, "/data.pkl"))]
+            if inner:
+                return f"is a zip archive with {inner[0]}"
+            for entry in bag.namelist():
+                if entry.endswith(".npy") and _object_array(bag.read(entry)[:256]):
+                    return f"is a zip archive with {entry}, an array of Python objects"
+            return ""
+    if data.startswith(b"\x93NUMPY"):
+        return "is an array of Python objects" if _object_array(data[:256]) else ""
+    return "begins as a pickle" if _opcodes(data) >= PICKLE_OPCODES else ""
+
+
+def _object_array(head: bytes) -> bool:
+    return b"'descr': '|O'" in head
+
+
+def _opcodes(data: bytes) -> int:
+    """How many opcodes in a row the data begins with, as many as matter; 0 without a pickle's opening."""
+    if data[:1] != b"\x80" and data[:1] not in (b"(", b"}", b"]", b"c"):
+        return 0
+    count = 0
+    try:
+        for opcode, _, _ in pickletools.genops(data):
+            count += 1
+            if opcode.name == "STOP":
+                return max(count, PICKLE_OPCODES)
+            if count >= 4 * PICKLE_OPCODES and data[:1] == b"\x80":
+                return count
+    except (ValueError, UnicodeDecodeError, IndexError, OverflowError):
+        return 0
+    return 0
+
+
+def source(name: str, text: str, allowed: frozenset[str]) -> list[Verdict]:
+    """A3 and A5 of one source file: what it imports, and calls that run what they read."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError as error:
+        return [unchecked("A3", f"{name} is not Python this interpreter reads ({error.msg}, line {error.lineno})")]
+    own = name.rpartition("/")[2].removesuffix(".py")
+    for node in ast.walk(tree):
+        for module in _imports(node):
+            top = module.partition(".")[0]
+            if top in PICKLING:
+                return [failed("A5", f"{name}:{node.lineno} imports {module}", file=name, line=node.lineno)]
+            if top not in allowed and top != own:
+                why = f"{name}:{node.lineno} imports {module}, which no submission may need"
+                return [failed("A3", why, file=name, line=node.lineno)]
+        unsafe = _unsafe_call(node)
+        if unsafe:
+            return [failed("A5", f"{name}:{node.lineno} calls {unsafe}", file=name, line=node.lineno)]
+    return [passed("A3", f"{name} imports only what is allowed"), passed("A5", f"{name} calls nothing that unpickles")]
+
+
+def _imports(node: ast.AST) -> Sequence[str]:
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return [node.module or ""]
+    if isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "importlib.import_module"):
+        return [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
+    return []
+
+
+def _unsafe_call(node: ast.AST) -> str:
+    if not isinstance(node, ast.Call):
+        return ""
+    name = ast.unparse(node.func)
+    keywords = {keyword.arg: getattr(keyword.value, "value", None) for keyword in node.keywords}
+    if name == "torch.load" and keywords.get("weights_only") is not True:
+        return "torch.load without weights_only=True"
+    if name.endswith(".load") and keywords.get("allow_pickle") is True:
+        return f"{name} with allow_pickle=True"
+    return ""
+
+
+def round_trip(first: Mapping[str, str], second: Mapping[str, str], what: str) -> Verdict:
+    """A4: hashes of what two processes made of one artifact."""
+    for name in first.keys() | second.keys():
+        if first.get(name) != second.get(name):
+            numbers = [first.get(name), second.get(name)]
+            return failed("A4", f"{name} differs between two processes that opened the artifact", numbers=numbers)
+    return passed("A4", f"{len(first):,} {what} are equal to the last bit in two processes")

@@ -1,0 +1,270 @@
+"""C1: what a distribution may depend on is what came before it. Shown by changing what came after.
+
+These checks matter for the stretch form of a predictor, which is handed targets before it answers. The step form
+cannot see them: there, they say so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from golf.eval.validity import driver
+from golf.eval.validity.interface import Stretches
+from golf.eval.validity.verdict import Budget, Verdict, beside_the_point, failed, passed, unchecked
+
+# Between calls of one shape nothing but the tokens differs, and float32 arithmetic on equal numbers is equal.
+SAME = 1e-5
+# Between calls of different shapes sums are taken in another order.
+CLOSE = 1e-3
+# Log probabilities below this are compared as if they were this: what remains weighs nothing.
+FLOOR = -30.0
+# Cuts that are made however slow the predictor is, and those that are enough however fast.
+LEAST, MOST = 6, 400
+
+STRUCTURAL = "one distribution is on record before its target leaves the driver's process"
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """A piece of the validation stream, scored as a stream of its own: `tokens[0]` is given, the others targets.
+
+    begin: its position in the stream.  edges: positions within it that hold a document's first token.
+    """
+
+    begin: int
+    tokens: np.ndarray
+    edges: tuple[int, ...]
+
+    @property
+    def targets(self) -> np.ndarray:
+        return self.tokens[1:]
+
+
+def excerpts(tokens: Sequence[int], bos: int, lengths: Sequence[int], draw: np.random.Generator) -> list[Excerpt]:
+    """The beginning, the end, and pieces that begin at documents somewhere between; `lengths` in targets."""
+    total, found = len(tokens), []
+    for number, length in enumerate(lengths):
+        length = min(length, total - 1)
+        last = total - 1 - length
+        begin = (0, last, int(draw.integers(last + 1)))[min(number, 2)]
+        if number >= 2:  # back to where a document begins, if one does nearby
+            near = np.flatnonzero(np.asarray(tokens[begin : begin + length + 1]) == bos)
+            begin = min(begin + int(near[0]), last) if len(near) else begin
+        piece = np.asarray(tokens[begin : begin + length + 1], np.int64)
+        edges = tuple(np.flatnonzero(piece == bos).tolist())
+        if all(begin != excerpt.begin or length > len(excerpt.targets) for excerpt in found):
+            found.append(Excerpt(begin, piece, edges))
+    return found
+
+
+def rows(predictor: Any, artifact: Any, tokens: np.ndarray) -> np.ndarray:
+    """[T, V] log probabilities of targets tokens[1:], as the stretch form gives them; cut where it has a horizon."""
+    state = predictor.observe(predictor.open(artifact), int(tokens[0]))
+    found, done = [], 1
+    while done < len(tokens):
+        count = min(len(tokens) - done, driver.horizon(predictor, state, done))
+        targets = tokens[done : done + count]
+        found.append(driver.record(predictor.logprobs(state, targets.copy()), count, None, done).double().numpy())
+        state = driver.advance(predictor, state, targets)
+        done += count
+    return np.concatenate(found)
+
+
+def step(predictor: Any, artifact: Any, tokens: np.ndarray) -> np.ndarray:
+    """[V] log probabilities of what follows `tokens`, as the step form gives them."""
+    state = predictor.observe(predictor.open(artifact), int(tokens[0]))
+    state = driver.advance(predictor, state, tokens[1:]) if len(tokens) > 1 else state
+    return driver.record(predictor.distribution(state), 1, None, len(tokens)).double().numpy()[0]
+
+
+def apart(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Largest difference of two sets of log probabilities along the last axis."""
+    return np.abs(np.maximum(a, FLOOR) - np.maximum(b, FLOOR)).max(-1)
+
+
+def cuts(excerpt: Excerpt, base: np.ndarray, draw: np.random.Generator) -> Iterator[int]:
+    """Rows to look at, the most telling first: around document borders, first and last, those that are surest of
+    their target (a leak pays there), the least sure, and at random. Row i predicts targets[i]."""
+    count = len(base)
+    sure = np.argsort(base[np.arange(count), excerpt.targets])[::-1]
+    borders = [edge + shift for edge in excerpt.edges[:8] for shift in (0, -1, 1, -2)]
+    ends = [0, count - 1, count // 2]
+    mixed = np.stack([draw.permutation(count), sure, draw.permutation(count)], 1).ravel().tolist()
+    seen = set()
+    for row in (*ends, *borders, *mixed):
+        if 0 <= row < count and row not in seen:
+            seen.add(row)
+            yield row
+
+
+def others(tokens: np.ndarray, vocab: int, draw: np.random.Generator) -> np.ndarray:
+    """Tokens that differ from the given ones at every place."""
+    return (tokens + draw.integers(1, vocab, len(tokens))) % vocab
+
+
+def later_tokens(
+    predictor: Any, artifact: Any, pieces: Sequence[Excerpt], draw: np.random.Generator, budget: Budget
+) -> list[Verdict]:
+    """C1a and C1b: with everything from a target on replaced, its row and those before it stay what they were."""
+    if not isinstance(predictor, Stretches):
+        return [passed(check, STRUCTURAL) for check in ("C1a", "C1b")]
+    plans = []
+    for piece in pieces:
+        base = rows(predictor, artifact, piece.tokens)
+        plans.append((piece, base, cuts(piece, base, draw)))
+    made, looked, worst = 0, 0, 0.0
+    while plans and made < MOST and not (budget.over and made >= LEAST):
+        piece, base, plan = plans[made % len(plans)]
+        cut = next(plan, None)
+        if cut is None:
+            del plans[made % len(plans)]
+            continue
+        changed = piece.tokens.copy()
+        changed[cut + 1 :] = others(changed[cut + 1 :], base.shape[1], draw)
+        gap = apart(base[: cut + 1], rows(predictor, artifact, changed)[: cut + 1])
+        if gap.max() > SAME:
+            return reproduce(predictor, artifact, piece, base, changed, cut)
+        made, looked, worst = made + 1, looked + cut + 1, max(worst, float(gap.max()))
+    seen = f"{looked:,} distributions move by at most {worst:.1g}"
+    return [
+        passed("C1a", f"{made} cuts with every later token replaced: {seen}", cuts=made),
+        passed("C1b", f"{made} targets replaced: {seen}", cuts=made),
+    ]
+
+
+def reproduce(
+    predictor: Any, artifact: Any, piece: Excerpt, base: np.ndarray, changed: np.ndarray, cut: int
+) -> list[Verdict]:
+    """The smallest change found that moves a row before it, as a failed C1b (its own target) or C1a (later ones).
+
+    changed: the excerpt's tokens, replaced behind row `cut` so that some row up to it moves. Of what was replaced,
+    halves are put back as long as a row still moves.
+    """
+
+    def try_out(places: list[int]) -> tuple[int, np.ndarray] | None:
+        trial = piece.tokens.copy()
+        trial[places] = changed[places]
+        moved = rows(predictor, artifact, trial)
+        gap = apart(base[: min(places)], moved[: min(places)])
+        return (int(gap.argmax()), moved) if gap.max() > SAME else None
+
+    places = list(range(cut + 1, len(changed)))
+    row, moved = try_out(places)
+    while len(places) > 1:
+        half = len(places) // 2
+        for kept in (places[:half], places[half:]):
+            if (hit := try_out(kept)) is not None:
+                places, (row, moved) = kept, hit
+                break
+        else:
+            break  # only together do they move it
+    token = int(np.abs(np.maximum(base[row], FLOOR) - np.maximum(moved[row], FLOOR)).argmax())
+    numbers = [float(base[row][token]), float(moved[row][token])]
+    target, place = piece.begin + row + 1, places[0]
+    tokens = [int(piece.tokens[place]), int(changed[place])]
+    more = f" and {len(places) - 1} more" if len(places) > 1 else ""
+    why = (
+        f"target {target}: log p of token {token} goes {numbers[0]:.6f} -> {numbers[1]:.6f} when the token at "
+        f"{piece.begin + place}{more} goes {tokens[0]} -> {tokens[1]}"
+    )
+    evidence = {
+        "position": target, "changed": [piece.begin + each for each in places[:8]], "tokens": tokens,
+        "of_token": token, "numbers": numbers, "excerpt": [piece.begin, len(piece.tokens)],
+    }  # fmt: skip
+    if places == [row + 1]:
+        return [unchecked("C1a", "the row moves with its own target: see C1b"), failed("C1b", why, **evidence)]
+    return [failed("C1a", why, **evidence), unchecked("C1b", "the row moves with later tokens: see C1a")]
+
+
+def step_equals_stretch(
+    predictor: Any, artifact: Any, pieces: Sequence[Excerpt], draw: np.random.Generator, budget: Budget
+) -> list[Verdict]:
+    """C2c: what the stretch form says is what the step form says, which has not been shown the target."""
+    if not isinstance(predictor, Stretches):
+        return [passed("C2c", STRUCTURAL)]
+    made, worst = 0, 0.0
+    share = [Budget(max(0.0, budget.left) * (number + 1) / len(pieces)) for number in range(len(pieces))]
+    for piece, until in zip(pieces, share):
+        base = rows(predictor, artifact, piece.tokens)
+        begin = time.monotonic()
+        step(predictor, artifact, piece.tokens[: len(base)])
+        seconds = time.monotonic() - begin
+        wanted = max(2, min(len(base), int(until.left / max(seconds, 1e-6))))
+        chosen = sorted(itertools.islice(cuts(piece, base, draw), wanted))
+        state, shown = predictor.observe(predictor.open(artifact), int(piece.tokens[0])), 1
+        for row in chosen:
+            if row + 1 > shown:
+                state = driver.advance(predictor, state, piece.tokens[shown : row + 1])
+                shown = row + 1
+            alone = driver.record(predictor.distribution(state), 1, None, row).double().numpy()[0]
+            gap, made = float(apart(base[row], alone)), made + 1
+            worst = max(worst, gap)
+            if gap > CLOSE:
+                token = int(np.abs(np.maximum(base[row], FLOOR) - np.maximum(alone, FLOOR)).argmax())
+                target, numbers = piece.begin + row + 1, [float(base[row][token]), float(alone[token])]
+                why = (
+                    f"target {target}: log p of token {token} is {numbers[0]:.6f} with the targets in hand and "
+                    f"{numbers[1]:.6f} before any is shown"
+                )
+                place, tokens = [piece.begin, len(piece.tokens)], [int(piece.targets[row]), token]
+                return [failed("C2c", why, position=target, tokens=tokens, numbers=numbers, excerpt=place)]
+            if until.over and made >= LEAST:
+                break
+    return [passed("C2c", f"{made:,} rows of stretches equal those asked for one by one within {worst:.1g}")]
+
+
+def adaptation(predictor: Any, artifact: Any, tokens: np.ndarray, draw: np.random.Generator) -> list[Verdict]:
+    """C1c: with the last quarter of a stream replaced, what was recorded before it is the same to the last bit."""
+    if not isinstance(predictor, Stretches):
+        return [passed("C1c", STRUCTURAL)]
+    if not hasattr(predictor, "horizon"):
+        return [beside_the_point("C1c", "a fixed predictor: nothing adapts, C1a says what it depends on")]
+    cut = len(tokens) * 3 // 4
+    base = rows(predictor, artifact, tokens)
+    changed = tokens.copy()
+    changed[cut:] = others(changed[cut:], base.shape[1], draw)
+    gap = apart(base[:cut], rows(predictor, artifact, changed)[:cut])
+    if gap.max() > SAME:
+        found = reproduce(predictor, artifact, Excerpt(0, tokens, ()), base, changed, cut - 1)
+        return [failed("C1c", verdict.why, **verdict.evidence) for verdict in found if verdict.evidence]
+    return [passed("C1c", f"{cut:,} recorded distributions stay when the {len(tokens) - cut:,} targets after change")]
+
+
+def isolation(
+    predictor: Any, artifact: Any, pieces: Sequence[Excerpt], isolated: bool, draw: np.random.Generator
+) -> list[Verdict]:
+    """C1e: with a document's tokens replaced, the distributions of the one after it are what they were."""
+    if not isolated:
+        return [beside_the_point("C1e", "documents are read on from one to the next, as the submission declares")]
+    form = rows if isinstance(predictor, Stretches) else _steps
+    looked = 0
+    for piece in pieces:
+        inner = [edge for edge in piece.edges if edge > 1 and edge < len(piece.tokens) - 1]
+        for edge in inner[:2]:
+            base, changed = form(predictor, artifact, piece.tokens), piece.tokens.copy()
+            changed[1:edge] = others(changed[1:edge], base.shape[1], draw)
+            gap = apart(base[edge:], form(predictor, artifact, changed)[edge:])
+            looked += 1
+            if gap.max() > SAME:
+                row = edge + int(np.argmax(gap > SAME))
+                return [
+                    failed(
+                        "C1e",
+                        f"target {piece.begin + row + 1} moves by {gap.max():.6f} with the document before its own, "
+                        f"which ends at {piece.begin + edge - 1}",
+                        position=piece.begin + row + 1, changed=[piece.begin + 1, piece.begin + edge - 1],
+                        tokens=piece.tokens[edge : edge + 2].tolist(), numbers=[0.0, float(gap.max())],
+                    )
+                ]  # fmt: skip
+    return [passed("C1e", f"{looked} documents replaced, nothing moves in those after them")]
+
+
+def _steps(predictor: Any, artifact: Any, tokens: np.ndarray) -> np.ndarray:
+    return np.stack([step(predictor, artifact, tokens[: end + 1]) for end in range(len(tokens) - 1)])
+

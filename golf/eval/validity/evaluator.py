@@ -1,0 +1,169 @@
+"""The conditions for a submission's own scoring loop, which has all tokens in hand and hands back numbers.
+
+    evaluate(tokens) -> (positions, nats)   targets in the order they were scored, and what each was charged
+
+Nothing is known of what goes on inside. But a number that is read off a distribution fixed before its target has a
+property that can be tested from outside: put another token in the target's place, and it is charged what that same
+distribution gives it. An update with the target, a gate that looks at it, the better of two models and a cache asked
+for the true token alone charge less, so that over the vocabulary they charge for more than there is.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+from golf.eval.validity.causality import CLOSE, FLOOR, LEAST, MOST, SAME, Excerpt, others
+from golf.eval.validity.verdict import Budget, Verdict, failed, passed, unchecked
+
+# Scores made by trying the whole vocabulary, at most, and seconds that may take for one target.
+ENUMERATED, MOST_SECONDS = 4096, 5.0
+
+Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def once(positions: np.ndarray, total: int) -> Verdict:
+    """C4a: of targets 1 .. total each is scored exactly once, the tail included."""
+    inside = positions[(positions >= 1) & (positions <= total)]
+    counts = np.bincount(inside, minlength=total + 1)[1:]
+    stray = len(positions) - len(inside)
+    wrong = np.flatnonzero(counts != 1)
+    if len(wrong) or stray:
+        missing, twice = int((counts == 0).sum()), int((counts > 1).sum())
+        at = int(wrong[0]) + 1 if len(wrong) else int(positions[(positions < 1) | (positions > total)][0])
+        times = int(counts[wrong[0]]) if len(wrong) else 1
+        why = (
+            f"of {total:,} targets {missing:,} are not scored, {twice:,} more than once, {stray:,} scores are of none; "
+            f"the first is target {at}, scored {times} times"
+        )
+        return failed("C4a", why, position=at, numbers=[times, 1], missing=missing, repeated=twice, stray=stray)
+    return passed("C4a", f"{total:,} targets, each scored once")
+
+
+def in_order(evaluate: Evaluate, piece: Excerpt, bos: int, draw: np.random.Generator) -> Verdict:
+    """C1d: scored from left to right, whatever the documents hold and however long they are."""
+    shorter = piece.tokens.copy()
+    shorter[draw.integers(2, len(shorter), max(1, len(shorter) // 50))] = bos  # other documents, other lengths
+    for tokens, what in ((piece.tokens, ""), (shorter, " once documents are cut elsewhere")):
+        positions, _ = evaluate(tokens)
+        back = np.flatnonzero(np.diff(positions) < 0)
+        if len(back):
+            pair = [int(positions[back[0]]), int(positions[back[0] + 1])]
+            why = (
+                f"target {pair[0]} is scored before target {pair[1]}{what}: {len(back)} steps back, so what is known "
+                "of a text decides when it is scored, and later text may inform earlier"
+            )
+            return failed("C1d", why, position=pair[1], numbers=pair, tokens=tokens[pair].tolist())
+    return passed("C1d", f"{len(piece.targets):,} targets are scored from left to right, also with other documents")
+
+
+def flips(evaluate: Evaluate, piece: Excerpt, vocab: int, draw: np.random.Generator, budget: Budget) -> list[Verdict]:
+    """C1a, C1c and C3c: with one target flipped, or all from it on, no score before it changes."""
+    count, base = len(piece.targets), by_position(evaluate(piece.tokens), len(piece.targets))
+    inner = [edge + shift for edge in piece.edges[:8] for shift in (0, -1, 1)]
+    places = [count, 1, *(place for place in inner if 1 <= place <= count), *(draw.permutation(count) + 1).tolist()]
+    made = 0
+    for place in places:
+        for check, end in (("C3c", place + 1), ("C1c", len(piece.tokens))):
+            changed = piece.tokens.copy()
+            changed[place:end] = others(changed[place:end], vocab, draw)
+            moved = by_position(evaluate(changed), count)
+            gap = np.abs(moved[1:place] - base[1:place])
+            made += 1
+            if len(gap) and not np.nanmax(gap, initial=0.0) <= SAME:
+                at = int(np.nanargmax(gap)) + 1
+                numbers = [float(base[at]), float(moved[at])]
+                what = "flipping it" if end == place + 1 else "replacing everything from it on"
+                why = (
+                    f"target {piece.begin + at} is charged {numbers[0]:.6f} nats, and {numbers[1]:.6f} after target "
+                    f"{piece.begin + place} changed ({what}): {int((gap > SAME).sum())} earlier scores change"
+                )
+                tokens = [int(piece.tokens[place]), int(changed[place])]
+                facts = {"position": piece.begin + at, "changed": [piece.begin + place], "tokens": tokens}
+                return [failed(name, why, **facts, numbers=numbers) for name in dict.fromkeys((check, "C1a", "C1c"))]
+        if (budget.over and made >= LEAST) or made >= MOST:
+            break
+    why = f"the submission's own loop: {made} changes, no score before one changes"
+    return [passed(check, why) for check in ("C1a", "C1c", "C3c")]
+
+
+def charges(
+    evaluate: Evaluate,
+    piece: Excerpt,
+    vocab: int,
+    row_of: Callable[[np.ndarray], np.ndarray],
+    draw: np.random.Generator,
+    budget: Budget,
+) -> list[Verdict]:
+    """C1b, C2c and C3a: other tokens put in a target's place are charged what one distribution gives them.
+
+    row_of: log probabilities of what follows some tokens, from a predictor that has not seen it. All tokens of the
+    vocabulary are tried where there is time for it, else some of them.
+    """
+    count, made, tried = len(piece.targets), 0, 0
+    begin = time.monotonic()
+    base = by_position(evaluate(piece.tokens), count)
+    seconds = max(time.monotonic() - begin, 1e-6)
+    sure = (np.argsort(np.nan_to_num(base[1:], nan=np.inf)) + 1).tolist()
+    for place in dict.fromkeys([count, 1, *np.stack([draw.permutation(count) + 1, sure], 1).ravel().tolist()]):
+        # What comes after cannot matter to a sound score, and a shorter text is scored sooner.
+        text, row = piece.tokens[: place + 1].copy(), row_of(piece.tokens[:place])
+        whole = seconds * vocab < budget.left or made * vocab < ENUMERATED
+        others = np.arange(vocab) if whole and seconds * vocab < MOST_SECONDS else _some(row, draw)
+        charged = np.empty(len(others))
+        for slot, token in enumerate(others.tolist()):
+            text[place] = token
+            charged[slot] = by_position(evaluate(text), place)[place]
+        made, tried = made + 1, tried + len(others)
+        gap = np.abs(np.minimum(charged, -FLOOR) - np.minimum(-row[others], -FLOOR))
+        worst, mass = int(np.nan_to_num(gap, nan=np.inf).argmax()), float(np.exp(-charged).sum())
+        if not gap[worst] <= CLOSE:
+            token, numbers = int(others[worst]), [float(charged[worst]), float(-row[others[worst]])]
+            total = f"; over the whole vocabulary the charges add up to {mass:.6f}" if len(others) == vocab else ""
+            why = (
+                f"with token {token} as target {piece.begin + place} the charge is {numbers[0]:.6f} nats, the "
+                f"distribution that was there before the target gives it {numbers[1]:.6f}{total}"
+            )
+            facts = {"position": piece.begin + place, "tokens": [token], "numbers": numbers}
+            return [failed(check, why, **facts) for check in ("C2c", "C3a", "C1b")]
+        if budget.over:
+            break
+    why = f"the submission's own loop: {tried:,} tokens tried at {made} targets cost what the distributions said before"
+    return [passed(check, why) for check in ("C2c", "C3a", "C1b")]
+
+
+def _some(row: np.ndarray, draw: np.random.Generator) -> np.ndarray:
+    """The likeliest two, the least likely, and a few at random."""
+    order = np.argsort(row)
+    return np.unique([order[-1], order[-2], order[0], *draw.integers(len(row), size=3)])
+
+
+def read_off(
+    positions: np.ndarray, nats: np.ndarray, recorded: np.ndarray, tokens: np.ndarray, begin: int = 0
+) -> Verdict:
+    """C2b: each charge is minus the log probability its target has in the recorded distribution.
+
+    recorded: nats of targets 1 .. N, as the driver took them from whole distributions.
+    """
+    inside = (positions >= 1) & (positions <= len(recorded))
+    if not inside.any():
+        return unchecked("C2b", "the submission's own loop scored no target of the excerpt")
+    places, charged = positions[inside], nats[inside]
+    gap = np.abs(charged - recorded[places - 1])
+    worst = int(np.nan_to_num(gap, nan=np.inf).argmax())
+    at, numbers = int(places[worst]), [float(charged[worst]), float(recorded[places[worst] - 1])]
+    if not gap[worst] <= CLOSE:
+        why = f"target {begin + at} is charged {numbers[0]:.6f} nats, its distribution gives it {numbers[1]:.6f}"
+        return failed("C2b", why, position=begin + at, tokens=[int(tokens[at])], numbers=numbers)
+    return passed("C2b", f"{len(places):,} charges equal the recorded distributions within {gap[worst]:.1g} nats")
+
+
+def by_position(scored: tuple[np.ndarray, np.ndarray], count: int) -> np.ndarray:
+    """[count + 1] nats of targets 0 .. count; NaN where none was charged, the last charge where several were."""
+    found = np.full(count + 1, np.nan)
+    positions, nats = scored
+    inside = (positions >= 0) & (positions <= count)
+    found[positions[inside]] = nats[inside]
+    return found
