@@ -16,6 +16,8 @@ from golf.publish.verify_process import Scoring
 from golf.publish.verify_remote import Remote
 from golf.publish.verify_subject import Subject
 
+# An excerpt that takes no longer than this is never too long.
+BRIEF = 0.05
 CHECKS = ("C1a", "C1b", "C1c", "C1e", "C2a", "C2c", "C2d", "C3a", "C3b", "C3c", "C4b")
 
 
@@ -118,7 +120,7 @@ def affordable(remote: Remote, artifact: str, subject: Subject, tier: Any) -> tu
         begin = time.monotonic()
         form(remote, artifact, piece)
         seconds = time.monotonic() - begin
-        if chosen[1] and seconds > max(tier.probe / 30, 1.3 * chosen[1]):
+        if chosen[1] and seconds > max(tier.probe / 30, BRIEF, 1.3 * chosen[1]):
             break
         chosen = (len(piece) - 1, seconds)
     return chosen

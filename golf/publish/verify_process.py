@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import sysconfig
@@ -121,6 +122,7 @@ def _clash(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
     return sorted(name for name in a.keys() & b.keys() if a[name] != b[name])
 
 
+@functools.cache
 def packaged_files() -> Callable[[str], bool]:
     """A test for paths below Python's folders: belongs to the standard library, or to an installed package, with the
     size it was installed with."""

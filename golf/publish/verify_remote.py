@@ -27,10 +27,18 @@ READ_BYTES = 1 << 20
 
 
 class State:
-    """A state in the other process; forgotten there when nobody here holds it any more."""
+    """A state in the other process; forgotten there when nobody here holds it any more.
+
+    shown: targets observed since it was last asked something, which travel with the next question.
+    """
 
     def __init__(self, remote: Remote, number: int) -> None:
-        self._remote, self.number = remote, number
+        self._remote, self.number, self.shown = remote, number, []
+
+    def about(self) -> dict[str, Any]:
+        """What a request says of it."""
+        shown, self.shown = self.shown, []
+        return {"state": self.number, "shown": shown}
 
     def __del__(self) -> None:
         self._remote.forgotten.append(self.number)
@@ -81,19 +89,19 @@ class Remote:
         return State(self, self._ask({"do": "open", "artifact": artifact})[0]["state"])
 
     def observe(self, state: State, token: int) -> State:
-        self._ask({"do": "observe", "state": state.number, "token": int(token)})
+        state.shown.append(int(token))
         return state
 
     def advance(self, state: State, targets_T: np.ndarray) -> State:
         if len(targets_T):
-            self._ask({"do": "advance", "state": state.number}, targets_T)
+            self._ask({"do": "advance", **state.about()}, targets_T)
         return state
 
     def distribution(self, state: State) -> np.ndarray:
-        return self._ask({"do": "distribution", "state": state.number})[1]
+        return self._ask({"do": "distribution", **state.about()})[1]
 
     def byte_distribution(self, state: State) -> np.ndarray:
-        return self._ask({"do": "byte_distribution", "state": state.number})[1]
+        return self._ask({"do": "byte_distribution", **state.about()})[1]
 
     def evaluate(self, artifact: Any, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(positions, nats) of the submission's own scoring loop, in the order it hands them out."""
@@ -101,7 +109,7 @@ class Remote:
         return rows[:, 0].astype(np.int64), rows[:, 1]
 
     def digest(self, state: State) -> dict[str, str]:
-        return self._ask({"do": "digest", "state": state.number})[0]["digests"]
+        return self._ask({"do": "digest", **state.about()})[0]["digests"]
 
     def transform(self, verb: str, texts: Sequence[str]) -> list[str]:
         """`encode` or `decode` of the submission's reversible transform."""
@@ -139,10 +147,10 @@ class Remote:
         self.close()
 
     def _logprobs(self, state: State, targets_T: np.ndarray) -> np.ndarray:
-        return self._ask({"do": "logprobs", "state": state.number}, targets_T)[1]
+        return self._ask({"do": "logprobs", **state.about()}, targets_T)[1]
 
     def _horizon(self, state: State) -> int | None:
-        return self._ask({"do": "horizon", "state": state.number})[0]["count"]
+        return self._ask({"do": "horizon", **state.about()})[0]["count"]
 
     def _ask(self, request: dict[str, Any], tokens: np.ndarray | None = None) -> tuple[dict, np.ndarray | None]:
         begin, payload = time.monotonic(), b""

@@ -37,6 +37,31 @@ def checks(
             yield from _whole(subject, remote, tier, facts) or _sample(subject, remote, draw, facts)
         except PredictorError as error:
             yield process.failure(error)
+    if "charged" in facts:
+        yield from _all_charges(subject, process, tier, facts, *facts.pop("charged"))
+
+
+def _all_charges(
+    subject: Subject, process: Scoring, tier: Any, facts: dict[str, Any], positions: np.ndarray, nats: np.ndarray
+) -> Iterator[Verdict]:
+    """C2b and C2a of every target, where the predictor is fast enough to be asked for all of them."""
+    total = len(subject.tokens) - 1
+    expected = facts.get("seconds_per_excerpt", 0.0) / max(facts.get("excerpt_targets", 1), 1) * total
+    if facts.get("rescore_seconds", 0.0) + expected > tier.rescore:
+        return
+    with process.opened(subject.entry, subject.files, "every distribution") as remote:
+        if remote is None or not remote.scores:
+            return
+        tokens, masses = np.asarray(subject.tokens[:], np.int64), recording.Masses()
+        stretch = driver.STRETCH if hasattr(remote, "logprobs") else None
+        try:
+            pieces = list(masses.watch(driver.drive(remote, subject.artifact, tokens, stretch=stretch)))
+        except PredictorError as error:
+            yield process.failure(error)
+            return
+        yield masses.verdict()
+        recorded = np.concatenate([piece.nats_T for piece in pieces])
+        yield evaluator.read_off(positions, nats, recorded, tokens)
 
 
 def _counted(subject: Subject, total: int) -> Iterator[Verdict]:
@@ -69,6 +94,7 @@ def _whole(subject: Subject, remote: Remote, tier: Any, facts: dict[str, Any]) -
     if remote.about["evaluate"]:
         positions, nats = remote.evaluate(artifact, tokens)
         verdicts.append(evaluator.once(positions, total))
+        facts["charged"] = positions, nats
     elif nats is None:
         nats = _losses(remote, artifact, tokens, masses)
     if masses.count:

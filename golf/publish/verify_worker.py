@@ -208,6 +208,8 @@ def serve(folder: str, source: Any, sink: Any) -> None:
         for gone in ask.get("forget", ()):
             states.pop(gone, None)
         verb, state, rows, reply = ask["do"], ask.get("state"), None, {}
+        for token in ask.get("shown", ()):
+            states[state] = entry.observe(states[state], token)
         if verb == "load":
             entry = Entry(ask["entry"], folder)
             reply = entry.about()
@@ -215,8 +217,6 @@ def serve(folder: str, source: Any, sink: Any) -> None:
             number += 1
             states[number] = entry.open(ask["artifact"])
             reply = {"state": number}
-        elif verb == "observe":
-            states[state] = entry.observe(states[state], ask["token"])
         elif verb == "advance":
             states[state] = entry.advance(states[state], tokens)
         elif verb == "distribution":

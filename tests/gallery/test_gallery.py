@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,10 @@ from golf.events import quiet
 from golf.publish import verify
 from golf.publish.verify import Tier
 
-TIER = Tier(name="gallery", probe=0.3, rescore=30.0, scan=30.0)
+RUN = Tier(name="gallery", probe=0.15, rescore=30.0, scan=30.0)
+# What is wrong with these can be read off their files; the predictor beside them is the one that others run.
+READ = {"table_plus_one", "byte_pieces_as_text", "val_in_train", "over_the_cap", "late_stop", "dropped_seed",
+        "doctored_log"}  # fmt: skip
 NAMES = sorted(path.name for path in base.FIXTURES.iterdir() if path.is_dir())
 
 
@@ -27,8 +31,9 @@ def check_of(name):
 
 
 def report(tmp_path, name, twin):
+    tier = replace(RUN, runs=name not in READ)
     base.build(tmp_path / name, base.FIXTURES / name / f"{twin}.py")
-    return verify.verify(verify.open_subject(tmp_path / name), TIER, quiet)
+    return verify.verify(verify.open_subject(tmp_path / name), tier, quiet)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -150,7 +150,7 @@ def later_tokens(
 def _caught(
     predictor: Any, artifact: Any, piece: Excerpt, base: np.ndarray, changed: np.ndarray, cut: int
 ) -> list[Verdict]:
-    """C1a and C1b of a row that moves: with later tokens, with its own target, or with both."""
+    """C1a and C1b of a row that moves: with what comes after its target, or with the target alone."""
     found = {}
     for begin, end in ((cut + 2, None), (cut + 1, cut + 2), (cut + 1, None)):
         trial = piece.tokens.copy()
@@ -159,10 +159,11 @@ def _caught(
         if moved.max() > SAME and (end is not None or begin == cut + 2 or not found):
             verdict = reproduce(predictor, artifact, piece, base, trial, cut)
             found.setdefault(verdict.check, verdict)
-    for check, other in (("C1a", "C1b"), ("C1b", "C1a")):
-        if check not in found:
-            found[check] = unchecked(check, f"a row moves: see {other}")
-    return list(found.values())
+    if "C1b" not in found:
+        found["C1b"] = unchecked("C1b", "a row moves with later tokens: see C1a")
+    # Its own target is the first of the tokens that come later.
+    own = found["C1b"]
+    return [found.get("C1a") or failed("C1a", own.why, **own.evidence), own]
 
 
 def reproduce(
@@ -170,7 +171,7 @@ def reproduce(
 ) -> Verdict:
     """The smallest change found that moves a row before it, as a failed C1b (its own target) or C1a (later ones).
 
-    changed: the excerpt's tokens, some replaced behind row `cut` so that a row up to it moves. Of what was replaced,
+    changed: the excerpt's tokens, some replaced behind row `cut`, so that a row up to it moves. Of what was replaced,
     halves are put back as long as a row still moves.
     """
 
@@ -178,7 +179,7 @@ def reproduce(
         trial = piece.tokens.copy()
         trial[places] = changed[places]
         moved = rows(predictor, artifact, trial)
-        gap = apart(base[: min(places)], moved[: min(places)])
+        gap = apart(base[: cut + 1], moved[: cut + 1])
         return (int(gap.argmax()), moved) if gap.max() > SAME else None
 
     places = np.flatnonzero(changed != piece.tokens).tolist()

@@ -18,8 +18,8 @@ import numpy as np
 from golf.eval.validity.causality import CLOSE, FLOOR, LEAST, MOST, SAME, Excerpt, others
 from golf.eval.validity.verdict import Budget, Verdict, failed, passed, unchecked
 
-# Scores made by trying the whole vocabulary, at most, and seconds that may take for one target.
-ENUMERATED, MOST_SECONDS = 4096, 5.0
+# Trying the whole vocabulary at one target may always take so long.
+WHOLE_SECONDS = 0.5
 
 Evaluate = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
@@ -110,8 +110,8 @@ def charges(
     for place in dict.fromkeys([count, 1, *np.stack([draw.permutation(count) + 1, sure], 1).ravel().tolist()]):
         # What comes after cannot matter to a sound score, and a shorter text is scored sooner.
         text, row = piece.tokens[: place + 1].copy(), row_of(piece.tokens[:place])
-        whole = seconds * vocab < budget.left or made * vocab < ENUMERATED
-        others = np.arange(vocab) if whole and seconds * vocab < MOST_SECONDS else _some(row, draw)
+        whole = seconds * vocab < max(budget.left, WHOLE_SECONDS)
+        others = np.arange(vocab) if whole else _some(row, draw)
         charged = np.empty(len(others))
         for slot, token in enumerate(others.tolist()):
             text[place] = token
