@@ -15,7 +15,7 @@ from typing import Any
 import click
 
 from golf.contracts import SpecError
-from golf.publish import commands
+from golf.publish import commands, verify_command
 
 FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -32,6 +32,7 @@ def cli() -> None:
 
 
 cli.add_command(commands.generate)
+cli.add_command(verify_command.verify)
 
 
 @cli.command()

@@ -23,7 +23,9 @@ if TYPE_CHECKING:  # it loads the whole corridor
     from golf.publish.scoring import Scored
 
 # Events that say how far a stage has come, and those that begin a stage whose end cannot be foreseen.
-STAGES = {"data": "corpus", "step": "train", "score": "score", "fetch": "fetch", "layers": "quantize"}
+STAGES = {
+    "data": "corpus", "step": "train", "score": "score", "fetch": "fetch", "layers": "quantize", "verify": "verify",
+}  # fmt: skip
 OPEN_STAGES = {"reserve": "compile", "fit": "quantize"}
 
 
