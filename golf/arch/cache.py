@@ -35,7 +35,7 @@ class Cache:
     blocks: (keys, values) [B, S, G, D] of every block, newest last; S may differ between blocks.
     notes: tensors [B, ...] of the family's own.
 
-    Tensors in here are replaced, never changed in place: a copy is free and both go on separately.
+    Whoever holds a tensor of these never sees it change: a copy is free and both go on separately.
     """
 
     def __init__(self, rows: int, spans: Sequence[int | None], *, raw: bool, forget: bool = True) -> None:
@@ -47,6 +47,7 @@ class Cache:
         self.seen = 0
         self.blocks: list[tuple[Tensor, Tensor]] = []
         self.notes: dict[str, Tensor] = {}
+        self._rooms: dict[tuple[int, int], Room] = {}
 
     @property
     def kept(self) -> int:
@@ -55,9 +56,9 @@ class Cache:
 
     @property
     def bytes(self) -> int:
-        """Memory of all tensors in here."""
+        """Memory behind all tensors in here."""
         held = [tensor for pair in self.blocks for tensor in pair] + list(self.notes.values())
-        return sum(tensor.numel() * tensor.element_size() for tensor in held)
+        return sum(tensor.untyped_storage().nbytes() for tensor in held)
 
     def copy(self) -> Cache:
         """The same state, to be read on from independently. Nothing is duplicated."""
@@ -67,9 +68,25 @@ class Cache:
         """A cache of some rows, by number; a row may come several times (beams, samples from one prompt)."""
         other = Cache(self.rows if rows is None else len(rows), self.spans, raw=self.raw, forget=self.forget)
         other.seen = self.seen
+        other._rooms = dict(self._rooms)
         other.blocks = [(_rows(keys, rows), _rows(values, rows)) for keys, values in self.blocks]
         other.notes = {name: _rows(tensor, rows) for name, tensor in self.notes.items()}
         return other
+
+    def join(self, layer: int, k_BTGD: Tensor, v_BTGD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a block followed by new ones."""
+        if not self.blocks:
+            return k_BTGD, v_BTGD
+        joined = []
+        for part, (old, new) in enumerate(zip(self.blocks[layer], (k_BTGD, v_BTGD))):
+            if torch.is_grad_enabled() or self.spans[layer] is not None or old.dtype != new.dtype:
+                joined.append(torch.cat([old, new], dim=1))
+                continue
+            room = self._rooms.get((layer, part))
+            if room is None or not room.fits(old, new):
+                room = self._rooms[layer, part] = Room(old, new.shape[1])
+            joined.append(room.append(new))
+        return tuple(joined)
 
     def check(self, ids_BT: Tensor, limit: int | None = None) -> None:
         """Raises DataError for ids of another number of rows, none at all, or more than `limit` with those before
@@ -81,6 +98,37 @@ class Cache:
             raise DataError("the input has 0 tokens a row; give at least 1")
         if limit is not None and not self.raw:
             check_length(self.seen, time, limit)
+
+
+class Room:
+    """A tensor [B, S, G, D] with room to grow along S, so that a token more does not cost a copy of all before it.
+
+    Only what nobody has seen yet is written to: whoever comes second to the same place moves to a room of its own.
+    """
+
+    SPARE = 64
+
+    def __init__(self, old: Tensor, more: int) -> None:
+        rows, used, *rest = old.shape
+        self._buffer = old.new_empty(rows, (used + more) * 5 // 4 + self.SPARE, *rest)
+        self._buffer[:, :used] = old
+        self._used = used
+
+    def fits(self, old: Tensor, new: Tensor) -> bool:
+        """Whether `old` is all that is in here, and `new` has a place behind it."""
+        return (
+            old.data_ptr() == self._buffer.data_ptr()
+            and old.shape[1] == self._used
+            and self._used + new.shape[1] <= self._buffer.shape[1]
+            and torch.is_inference_mode_enabled() >= self._buffer.is_inference()
+        )
+
+    def append(self, new: Tensor) -> Tensor:
+        """Everything in here with `new` behind it."""
+        end = self._used + new.shape[1]
+        self._buffer[:, self._used : end] = new
+        self._used = end
+        return self._buffer[:, :end]
 
 
 def check_length(seen: int, time: int, limit: int) -> None:
@@ -130,9 +178,7 @@ class Reading:
         """What the next block attends with: queries (the last ones, if fewer than new keys), all keys and values,
         and the bias on their scores, as `attend` takes them."""
         layer = len(self.blocks)
-        if self.cache.blocks:
-            k_BSGD, v_BSGD = self.cache.blocks[layer]
-            k_BTGD, v_BTGD = torch.cat([k_BSGD, k_BTGD], dim=1), torch.cat([v_BSGD, v_BTGD], dim=1)
+        k_BTGD, v_BTGD = self.cache.join(layer, k_BTGD, v_BTGD)
         self.blocks.append((k_BTGD, v_BTGD))
         keys, tail = k_BTGD.shape[1], q_BTHD.shape[1]
         if self.turn is not None:

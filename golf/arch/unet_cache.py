@@ -49,5 +49,5 @@ def read_on(model: UNet, ids_BT: Tensor, cache: Cache, tail: int | None) -> Tens
     reading = Reading(cache, time, turn=turn, starts_BT=starts_BT)
     still = tuple(table[:time, :, :0] for table in turn)
     state_BTC = model.through(ids_BT, x_BUC[:, -time:], still, reading, reading, tail)
-    reading.finish(ids=whole_BS if window is None else ids_BT[:, -1:], entry=entry_BUC[:, -1:])
+    reading.finish(ids=whole_BS if window is None else ids_BT[:, -1:].clone(), entry=entry_BUC[:, -1:].clone())
     return state_BTC
