@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,10 +15,10 @@ from torch import Tensor
 
 from golf import host as hosts
 from golf import recipe as recipes
-from golf.contracts import Corpus, DataError, HessianError, Hessians, Sink
+from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, Sink, Stream
 from golf.data import local, shards, stream, tokenizer
 from golf.host import write_atomic
-from golf.pack import container
+from golf.pack import container, rans
 from golf.pack.container import PackSpec
 from golf.pack.rans import Rans
 from golf.publish.check import read_result
@@ -57,8 +58,8 @@ def quantize_weights(
     reach.check(source.weights, model.roles(), settings.quant, cap)
     with hosts.join() as host:
         model.to(host.device)
-        batches = calibration_batches(source, settings.quant, calibration)
-        hessians = Hessians({}, 0) if batches is None else settings.quant.collect(model, batches, host=host)
+        batches = list(calibration_batches(source, settings.quant, calibration) or ())
+        hessians = settings.quant.collect(model, batches, host=host) if batches else Hessians({}, 0)
 
         def size_of(qtensors: dict) -> int:
             return len(container.dump(qtensors, source.about, settings.pack))
@@ -74,8 +75,32 @@ def quantize_weights(
         "bytes_model": len(blob),
         "cap": cap,
         "scale_multiplier": fitted.multiplier,
-        "tensors": [asdict(row) for row in report.rows(weights, fitted.qtensors, hessians.by_name)],
+        "tensors": [
+            asdict(row) | _costs(row, fitted.qtensors[row.name], settings.pack, _tokens_per_byte(source, batches))
+            for row in report.rows(weights, fitted.qtensors, hessians.by_name)
+        ],
     }
+
+
+def _costs(row: report.Row, qtensor: QTensor, pack: PackSpec, tokens_per_byte: float) -> dict[str, float | None]:
+    """coded: bits a weight as the codec stores them, steps included.  tax: predicted, bits per byte.  None where
+    nobody knows, or for tensors so small that they share what a stream costs in itself."""
+    coded = None
+    if isinstance(pack.codec, Rans) and row.parameters >= 1024:
+        streams = [
+            Stream(array.ravel(), qtensor.alphabets[part], array.shape[-1], heights=(array.size // array.shape[-1],))
+            for part, array in qtensor.parts.items()
+            if part in qtensor.alphabets and array.ndim
+        ]
+        coded = sum(rans.bits(stream) for stream in streams) / row.parameters
+    return {"coded": coded, "tax": None if row.loss is None else row.loss / math.log(2) * tokens_per_byte}
+
+
+def _tokens_per_byte(source: Source, batches: Sequence[Tensor]) -> float:
+    """In calibration text, whose documents may begin anywhere."""
+    table = tokenizer.byte_table(source.tokenizer)
+    spelled = sum(int(table.count(ids[:, :-1].numpy(), ids[:, 1:].numpy()).sum()) for ids in batches)
+    return sum(ids[:, 1:].numel() for ids in batches) / max(spelled, 1)
 
 
 def quantize_settings(

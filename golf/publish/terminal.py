@@ -202,20 +202,26 @@ def check_table(name: str, ledger: ByteLedger | None, verdicts: Sequence[Verdict
 
 
 def quantize_table(report: dict) -> Table:
-    """Per tensor: what it is, how it was stored, how many bits a weight that takes, how much of its output moved."""
+    """Per tensor: what it is, how it was stored, bits a weight by its histogram, how much of its output moved; or,
+    where the quantization knows, bits as they are coded and what the tensor is predicted to cost in bits per byte."""
+    knows = all(row.get("tax") is not None for row in report["tensors"])
     table = Table(title=report["artifact"], title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("tensor", no_wrap=True)
-    for name in ("role", "method"):
+    for name in ("role",) if knows else ("role", "method"):
         table.add_column(name)
-    for name in ("parameters", "mean step", "bits", "error"):
-        table.add_column(name, justify="right")
+    for name in ("parameters", "mean step", "bits", *(("coded", "tax") if knows else ("error",))):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in report["tensors"]:
+        first = [row["name"], row["role"], *([] if knows else [row["method"]]), f"{row['parameters']:,}"]
         step = f"{row['scale']:.3g}" if row["scale"] else ""
-        table.add_row(
-            row["name"], row["role"], row["method"], f"{row['parameters']:,}", step, f"{row['bits']:.2f}",
-            f"{row['error']:.1e}",
-        )  # fmt: skip
+        coded = f"{row['coded']:.2f}" if row.get("coded") else ""
+        last = [coded, f"{row['tax']:.1e}"] if knows else [f"{row['error']:.1e}"]
+        table.add_row(*first, step, f"{row['bits']:.2f}", *last)
     table.add_section()
     cap = f"of {report['cap']:,}" if report["cap"] else ""
-    table.add_row("bytes", "", "", f"{report['bytes_model']:,}", cap, "", f"x{report['scale_multiplier']:.3f}")
+    size, times = f"{report['bytes_model']:,}", f"x{report['scale_multiplier']:.3f}"
+    if knows:
+        table.add_row("bytes", "", size, cap, "", times, f"{sum(row['tax'] for row in report['tensors']):.1e}")
+    else:
+        table.add_row("bytes", "", "", size, cap, "", times)
     return table

@@ -74,4 +74,4 @@ def entropy(symbols: np.ndarray) -> float:
     if not symbols.size:
         return 0.0
     share = np.unique(symbols, return_counts=True)[1] / symbols.size
-    return float(-(share * np.log2(share)).sum())
+    return abs(float((share * np.log2(share)).sum()))
