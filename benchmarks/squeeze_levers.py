@@ -1,0 +1,136 @@
+"""What each lever of the squeeze is worth: tax at one byte budget with one of them left out at a time.
+
+    python benchmarks/squeeze_levers.py w.safetensors --calibration FILE --val val.bin [--cap 1551332]
+
+Weights are golf's own (`golf import`). Every line meets the same budget; scored in windows of 512.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from golf.data import local, shards, stream, tokenizer
+from golf.eval import sliding
+from golf.events import quiet
+from golf.host import Host
+from golf.pack import container
+from golf.pack.container import PackSpec
+from golf.pack.rans import Rans
+from golf.pack.zstd import Zstd
+from golf.publish.source import Source, open_source
+from golf.quant import fisher, hessian, waterfill
+from golf.quant.apply import QuantSpec, dequantize
+from golf.quant.fisher import INPUT_DAMP, Curvature
+from golf.quant.gptq import GPTQ, Factor, factor
+from golf.quant.nearest import Keep, RoundNearest
+from golf.quant.squeeze import Squeeze
+
+Change = Callable[[Curvature], Curvature]
+
+
+class LoudestFirst(Curvature):
+    @cached_property
+    def factor(self) -> Factor:
+        return factor(self.name, self.inputs_KK, INPUT_DAMP, act_order=True)
+
+
+def even_rows(known: Curvature) -> Curvature:
+    return replace(known, rows_R=known.rows_R.mean().expand_as(known.rows_R))
+
+
+def no_feedback(known: Curvature) -> Curvature:
+    return known if known.inputs_KK is None else replace(known, inputs_KK=known.inputs_KK.diagonal().diag())
+
+
+def loudest_first(known: Curvature) -> Curvature:
+    return LoudestFirst(known.name, known.inputs_KK, known.rows_R)
+
+
+@contextmanager
+def even_columns() -> Iterator[None]:
+    """One factor for all columns: the one of their mean."""
+    usual = waterfill.shares
+    waterfill.shares = lambda left_K, rows_R, step: usual(left_K.mean().expand_as(left_K), rows_R, step)
+    try:
+        yield
+    finally:
+        waterfill.shares = usual
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("weights", type=Path)
+    parser.add_argument("--calibration", type=Path, required=True)
+    parser.add_argument("--val", type=Path, required=True)
+    parser.add_argument("--cap", type=int, default=1_551_332)
+    told = parser.parse_args()
+    source = open_source(told.weights)
+    speaker = tokenizer.Tokenizer(source.tokenizer)
+    text = local.tokens_of(told.calibration, speaker)
+    val, table = shards.Tokens((told.val,)), tokenizer.byte_table(source.tokenizer)
+    model = source.build()
+    plan = Squeeze().calibration
+    window = source.about["eval"]["window"]
+    batches = list(stream.sample(text, count=plan.sequences, rows=plan.rows, seq_len=window, seed=0))
+    known = fisher.collect(model, batches, host=Host()).by_name
+    grams = hessian.collect(model, batches, host=Host()).by_name
+
+    def score(weights: dict[str, Tensor]) -> float:
+        fresh = source.build()
+        fresh.load_state_dict(weights)
+        return sliding.score(fresh, val, table, window=512, stride=512).bpb
+
+    plain = score(source.weights)
+
+    def line(what: str, spec: QuantSpec, hessians: dict, pack: PackSpec) -> None:
+        def size_of(qtensors: dict) -> int:
+            return len(container.dump(qtensors, source.about, pack))
+
+        begin = time.monotonic()
+        found = spec.fit(source.weights, model.roles(), hessians, size_of=size_of, cap=told.cap, sink=quiet)
+        seconds = time.monotonic() - begin
+        tax = score(dequantize(found.qtensors)) - plain
+        print(f"{what:<52}{found.bytes:>10,}{tax:>10.5f}{seconds:>8.0f}", flush=True)
+
+    lines(line, source, known, grams)
+
+
+def lines(line: Callable, source: Source, known: dict[str, Curvature], grams: dict[str, Tensor]) -> None:
+    def changed(change: Change) -> dict[str, Curvature]:
+        return {name: change(curvature) for name, curvature in known.items()}
+
+    def plain_inputs(curvature: Curvature) -> Curvature:
+        """The Hessian of GPTQ: inputs as they come, not weighted by what the loss makes of them."""
+        H_KK = grams.get(curvature.name)
+        return curvature if H_KK is None else replace(curvature, inputs_KK=H_KK / H_KK.diagonal().mean())
+
+    rans, zstd = PackSpec(codec=Rans()), PackSpec(codec=Zstd())
+    by_hand = QuantSpec(
+        matrix=GPTQ(bits=8, k=40.0), head=GPTQ(bits=8, k=10.0), embed=RoundNearest(k=10.0), control=Keep()
+    )
+    print(f"{'lever':<52}{'bytes':>10}{'tax':>10}{'seconds':>8}")
+    line("one k a role, GPTQ, zstd", by_hand, grams, zstd)
+    line("one k a role, GPTQ, rans", by_hand, grams, rans)
+    line("all levers", Squeeze(), known, rans)
+    line("  zstd instead of rans", Squeeze(), known, zstd)
+    line("  control tensors in float16", Squeeze(control=Keep()), known, rans)
+    with even_columns():
+        line("  one step for all columns", Squeeze(), known, rans)
+    line("  one step for all rows of a tensor", Squeeze(), changed(even_rows), rans)
+    line("  inputs not weighted by gradients", Squeeze(), changed(plain_inputs), rans)
+    line("  no error feedback", Squeeze(), changed(no_feedback), rans)
+    line("  loudest columns first", Squeeze(), changed(loudest_first), rans)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()
