@@ -20,6 +20,7 @@ from golf.arch.original import differences
 from golf.contracts import CheckpointError, DataError, SpecError
 from golf.data import tokenizer
 from golf.host import write_atomic
+from golf.publish import hf_import
 from golf.publish.source import Source
 from golf.train import checkpoint
 
@@ -43,14 +44,21 @@ def import_weights(
     if values is None:
         raise SpecError(f"{path} does not say how the model was configured; name a JSON file with --config")
     table = {} if rename is None else read_object(rename)
-    model, names = families.read_original(family, state, values, table)
+    if family == "qed" and hf_import.is_llama(values):
+        state, values = hf_import.as_qed(state, values)
+    model, names = hf_import.exported(family, state, values), {}
+    if model is None:
+        model, names = families.read_original(family, state, values, table)
+    if tokenizer_file is None and (path / "tokenizer.model").is_file():
+        tokenizer_file = path / "tokenizer.model"
     window = min(IMPORTED_EVAL["window"], getattr(model.spec, "context", IMPORTED_EVAL["window"]))
     about = {
         "model": families.spec_to_json(model.spec),
         "eval": IMPORTED_EVAL | {"window": window},
         "tokenizer_sha256": "",
-        "original": {"config": values, "tensors": _places(family, model.spec, state, names)},
     }
+    if names:
+        about["original"] = {"config": values, "tensors": _places(family, model.spec, state, names)}
     if tokenizer_file is not None:
         spelled = tokenizer_file.read_bytes()
         vocab = tokenizer.byte_table(tokenizer_file).vocab

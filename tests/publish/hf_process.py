@@ -14,8 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer  # noqa
 
 
 def check(folder: Path) -> dict:
-    told = json.loads((folder / "expected.json").read_text())
-    expected = load_file(folder / "expected.safetensors")
+    told = json.loads((folder / "expected" / "values.json").read_text())
+    expected = load_file(folder / "expected" / "tensors.safetensors")
     ids, logits = expected["ids"], expected["logits"]
     model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype=torch.float32).eval()
     config = AutoConfig.from_pretrained(folder, trust_remote_code=True)

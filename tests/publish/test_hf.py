@@ -89,8 +89,9 @@ def expect(source, folder):
     targets = ids[:, 1:].clone()
     targets[:, :2] = -100
     loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=-100).item()
-    save_file({"ids": ids, "logits": logits}, folder / "expected.safetensors")
-    (folder / "expected.json").write_text(json.dumps({"loss": loss, "texts": TEXTS}))
+    (folder / "expected").mkdir()
+    save_file({"ids": ids, "logits": logits}, folder / "expected" / "tensors.safetensors")
+    (folder / "expected" / "values.json").write_text(json.dumps({"loss": loss, "texts": TEXTS}))
 
 
 @pytest.fixture(scope="module")
