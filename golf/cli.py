@@ -159,7 +159,7 @@ def score(
     as_json: bool,
 ) -> None:
     """Bits per byte of SOURCE: a run folder, an artifact or weights."""
-    from golf.publish import scoring, terminal
+    from golf.publish import perplexity, scoring, terminal
 
     if tasks:
         _score_tasks(source, tokenizer, tasks, limit, as_json)
@@ -170,13 +170,14 @@ def score(
         seconds = time.monotonic() - begin
     if scored is None:  # another rank reports
         return
+    text = perplexity.of_text(data, scored.score)
     if as_json:
         total, fixed = scored.score, scored.fixed or scored.score
         values = {"val_loss": total.loss, "val_bpb": total.bpb, "eval_kind": scored.kind, "val_bpb_fixed": fixed.bpb}
         values |= {"tokens_scored": total.tokens, "bytes_scored": total.bytes, "eval_seconds": seconds}
-        click.echo(json.dumps(values, indent=1))
+        click.echo(json.dumps(values | (asdict(text) if text else {}), indent=1))
         return
-    _console().print(terminal.score_table(str(source), scored, seconds))
+    _console().print(terminal.score_table(str(source), scored, seconds, text))
 
 
 def _score_tasks(source: Path, tokenizer: Path | None, tasks: Sequence[str], limit: int | None, as_json: bool) -> None:

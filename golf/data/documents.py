@@ -1,4 +1,4 @@
-"""Texts of documents: `.jsonl` and `.jsonl.zst` (a `{"text": ...}` a line), `.txt` (one document a file)."""
+"""Texts of documents: `.jsonl` and `.jsonl.zst` (a `{"text": ...}` a line), `.txt` and `.tokens` (one a file)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any, BinaryIO
 
 from golf.contracts import DataError
 
-SUFFIXES = (".jsonl", ".jsonl.zst", ".txt")
+TEXTS = (".txt", ".tokens")  # the latter are WikiText's
+SUFFIXES = (".jsonl", ".jsonl.zst", *TEXTS)
 READ_BYTES = 1 << 17
 
 
@@ -23,7 +24,7 @@ def read(path: Path) -> Iterator[str]:
         raise DataError(f"{path} ends in none of {', '.join(SUFFIXES)}; convert it to one of these")
     if not path.is_file():
         raise DataError(f"document file {path} does not exist; correct the path")
-    if path.suffix == ".txt":
+    if path.suffix in TEXTS:
         yield _decode(path.read_bytes(), str(path))
         return
     for where, entry in entries(path):

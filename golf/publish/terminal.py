@@ -20,6 +20,7 @@ from golf.publish.baselines import Baseline
 from golf.publish.check import Verdict
 
 if TYPE_CHECKING:  # it loads the whole corridor
+    from golf.publish.perplexity import Perplexity
     from golf.publish.scoring import Scored
 
 # Events that say how far a stage has come, and those that begin a stage whose end cannot be foreseen.
@@ -158,12 +159,16 @@ def seeds_table(name: str, results: Sequence[RunResult], failed: Mapping[int, st
     return table
 
 
-def score_table(name: str, scored: Scored, seconds: float) -> Table:
+def score_table(name: str, scored: Scored, seconds: float, text: Perplexity | None = None) -> Table:
     table = Table(title=name, title_justify="left", show_header=False)
     score = scored.score
     table.add_row("bits per byte", f"[bold]{score.bpb:.4f}", scored.kind)
     if scored.fixed is not None:
         table.add_row("  fixed predictor", f"{scored.fixed.bpb:.4f}", f"adapting {score.bpb - scored.fixed.bpb:+.4f}")
+    if text is not None:
+        table.add_row("  of the file", f"{text.text_bpb:.4f}", f"its {text.text_bytes:,} bytes")
+        table.add_row("perplexity per word", f"{text.word_perplexity:,.2f}", f"{text.words:,} words and line ends")
+        table.add_row("perplexity per token", f"{text.token_perplexity:,.2f}", "of this tokenizer")
     table.add_row("nats per token", f"{score.loss:.4f}")
     table.add_row("tokens scored", f"{score.tokens:,}")
     table.add_row("bytes scored", f"{score.bytes:,}")
