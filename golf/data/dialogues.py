@@ -172,14 +172,15 @@ class DialogueWindows(Windows):
                 "to have the corpus made again"
             )
         self.seq_len, self._seed = seq_len, seed
-        self._stretches = np.array(list(self._cut()), np.int64).reshape(-1, 2)
+        self._stretches = np.array(list(self._cut()), np.int64).reshape(-1, 3)
         if not len(self._stretches):
             raise DataError(f"no assistant speaks in the conversations of corpus {corpus.name}; add some who does")
-        self._continues = [self._tokens[begin] != self._bos for begin, _ in self._stretches.tolist()]
         self.epoch = lru_cache(maxsize=4)(self._epoch)
 
-    def _cut(self) -> Iterator[tuple[int, int]]:
-        """(begin, end) of each stretch with a target, at most seq_len + 1 tokens."""
+    def _cut(self) -> Iterator[tuple[int, int, bool]]:
+        """(begin, end, whether it continues a conversation) of each stretch with a target, at most seq_len + 1
+        tokens.
+        """
         total = len(self._tokens)
         scans = (self._tokens[begin : begin + SCAN_TOKENS] for begin in range(0, total, SCAN_TOKENS))
         found = [np.flatnonzero(scan == self._bos) + index * SCAN_TOKENS for index, scan in enumerate(scans)]
@@ -188,19 +189,18 @@ class DialogueWindows(Windows):
             for begin in range(start, stop - 1, self.seq_len):
                 end = min(begin + self.seq_len + 1, stop)
                 if self._mask[begin + 1 : end].any():
-                    yield begin, end
+                    yield begin, end, begin > start
 
     def _epoch(self, epoch: int) -> list[list[int]]:
         """The stretches in each window: in shuffled order, each goes where it leaves the least room."""
         keys = np.random.SeedSequence([self._seed, epoch]).generate_state(FEISTEL_ROUNDS, np.uint64)
         order = permute(np.arange(len(self._stretches)), len(self._stretches), keys)
-        begins, ends = self._stretches.T
+        begins, ends, continues = self._stretches.T
         full: list[list[int]] = []
         rooms: list[tuple[int, list[int]]] = []
-        for stretch, length in zip(order.tolist(), (ends - begins)[order].tolist()):
+        for stretch, length, continued in zip(order.tolist(), (ends - begins)[order].tolist(), continues[order]):
             fitting = [place for place, (room, _) in enumerate(rooms) if room >= length]
-            fitting = [] if self._continues[stretch] else fitting
-            if fitting:
+            if fitting and not continued:
                 room, members = rooms.pop(min(fitting, key=lambda place: rooms[place][0]))
             else:
                 room, members = self.seq_len + 1, []
@@ -219,7 +219,7 @@ class DialogueWindows(Windows):
         for row in range(rows):
             place = 0
             for stretch in self.epoch(at.epoch)[at.index]:
-                begin, end = self._stretches[stretch].tolist()
+                begin, end, _ = self._stretches[stretch].tolist()
                 tokens, marks = self._tokens[begin:end], self._mask[begin:end].astype(bool)
                 marks[0] = False  # what stands before it in the window belongs to another conversation
                 ids[row, place : place + len(tokens)] = tokens

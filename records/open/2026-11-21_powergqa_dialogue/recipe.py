@@ -23,10 +23,10 @@ RECIPE = Recipe(
     track="open",
     data=Mixture(
         sources=(
-            (1, Dialogues(train=("data/powergqa/capybara.jsonl.zst",))),
-            (1, Dialogues(train=("data/powergqa/pure_dove.jsonl.zst",))),
-            (1, Dialogues(train=("data/powergqa/no_robots.jsonl.zst",))),
-            (1, Dialogues(train=("data/powergqa/bespoke_stratos.jsonl.zst",))),
+            (1.0, Dialogues(train=("data/powergqa/capybara.jsonl.zst",))),
+            (1.0, Dialogues(train=("data/powergqa/pure_dove.jsonl.zst",))),
+            (1.0, Dialogues(train=("data/powergqa/no_robots.jsonl.zst",))),
+            (1.0, Dialogues(train=("data/powergqa/bespoke_stratos.jsonl.zst",))),
         ),
         tokenizer=f"{BASE}/tokenizer.model",
         vocab=65536,
