@@ -16,22 +16,21 @@ Asymmetric numeral systems: Duda 2013, arXiv:1311.2540; interleaved: Giesen 2014
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 
 from golf.contracts import ArtifactError, Stream
+from golf.pack.levels import CLASSES, SIDE, levels
 from golf.pack.zstd import Zstd
 
 PREFIX = struct.Struct("<BbBHII")
 ZSTD = 255
-CLASSES = 96  # variances 2^-6 .. 2^17.75
 QUARTERS = np.array([256, 304, 362, 431])  # 2^8 times 2^0, 2^(1/4), 2^(1/2), 2^(3/4)
-PRIOR = 512  # how many symbols seen a bell outweighs
-BLOCK = 1 << 14  # rows whose levels are weighed at once
-SIDE = 40  # levels of rows and columns are within
+DEGREES, SQUARINGS = 63, 5  # of freedom: 2^6 - 1, and 6 - 1
+PRIOR = 1024  # how many symbols seen a bell outweighs
 # Tables hold these magnitudes: each up to 63, then four to an octave, the bits below left as they are.
 LARGE = 64
 MAGNITUDES = np.array([*range(LARGE), *((4 + n % 4) << n // 4 + 4 for n in range(40))])
@@ -106,14 +105,17 @@ def lanes(count: int) -> int:
 
 def bells(low: int, span: int) -> np.ndarray:
     """int64 [CLASSES, span], in 2^-10 tokens: how often each class expects each token before it has seen any.
-    Student's t with 31 degrees of freedom, as a fraction squared four times."""
+    Student's t with DEGREES degrees of freedom, as a fraction squared SQUARINGS times, at 16 points of each token."""
     each, token = np.arange(CLASSES), np.abs(np.arange(low, low + span))
-    variance_C1 = 31 * (QUARTERS[each % 4] << each // 4)[:, None]
-    bell = (variance_C1 << 20) // (variance_C1 + (MAGNITUDES[token] ** 2 << 14))
-    for _ in range(4):
-        bell = bell * bell >> 20
-    bell = bell + 1 << (token - LARGE + 16 >> 2).clip(0)
-    return bell * (PRIOR << 10) // bell.sum(1, keepdims=True)
+    variance_C1 = DEGREES * (QUARTERS[each % 4] << each // 4)[:, None]
+    total = 0
+    for point in range(-15, 16, 2):
+        bell = (variance_C1 << 20) // (variance_C1 + ((32 * MAGNITUDES[token] + point) ** 2 << 4))
+        for _ in range(SQUARINGS):
+            bell = bell * bell >> 20
+        total = total + bell
+    total = total + 1 << (token - LARGE + 16 >> 2).clip(0)
+    return total * (PRIOR << 10) // total.sum(1, keepdims=True)
 
 
 def cumulate(weights: np.ndarray) -> np.ndarray:
@@ -128,34 +130,6 @@ def learn(weights: np.ndarray, place: np.ndarray) -> None:
     weights += np.bincount(place.ravel(), minlength=weights.size).reshape(weights.shape) << 10
 
 
-def levels(parts: Sequence[np.ndarray], both: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Levels of the matrices, of their rows and of their columns that make the Gaussian code length of the symbols
-    and what the levels cost themselves least, by a few alternations; those of rows and columns only if `both`.
-    `parts` are squares, float32 [R, K]."""
-    tries = np.arange(-SIDE, SIDE + 1)
-    base = [
-        int(np.clip(np.round(4 * np.log2(part.sum() / max(1, part.size) + 1e-9)) + 24, 0, CLASSES - 1))
-        for part in parts
-    ]
-    halves = [part * np.float32(2.0 ** (5 - level / 4) / np.log(2)) for level, part in zip(base, parts)]
-    found = [[np.zeros(len(part), int) for part in parts], [np.zeros(part.shape[1], int) for part in parts]]
-    costs = [np.abs(tries) * 1.0] * 2
-    for _ in range(6):
-        for n, half in enumerate(halves):
-            for axis, matrix in enumerate((half, half.T) if both else ()):
-                sums = matrix @ np.exp2(-found[1 - axis][n] / 4).astype(np.float32)
-                rates = matrix.shape[1] * tries / 8 + costs[axis]
-                bits = (
-                    block[:, None] * np.exp2(-tries / 4) + rates
-                    for block in np.split(sums, range(BLOCK, len(sums), BLOCK))
-                )
-                found[axis][n] = tries[np.concatenate([block.argmin(1) for block in bits])]
-        for axis in 0, 1:
-            counts = np.bincount(np.concatenate(found[axis]) + SIDE, minlength=len(tries)) + 0.1
-            costs[axis] = -np.log2(counts / counts.sum())
-    return np.array(base), np.concatenate(found[0]), np.concatenate(found[1])
-
-
 Shares = list[tuple[np.ndarray, np.ndarray]]
 
 
@@ -168,8 +142,7 @@ def plan(stream: Stream) -> tuple[bytes, Layout, Shares, bytes]:
     if sum(heights) * width != tokens.size or sum(heights) < lanes(tokens.size):
         width, heights = 1, (tokens.size,)
     matrices = tokens.reshape(-1, width)
-    squares = stream.symbols.reshape(-1, width).astype(np.float32) ** 2
-    base, rows, columns = levels(np.split(squares, np.cumsum(heights)[:-1]), width > 7)
+    base, rows, columns = levels(np.split(stream.symbols.reshape(-1, width), np.cumsum(heights)[:-1]), width > 7)
     sides = [Rans().encode(Stream(side.astype("i1"), 2 * SIDE + 1)) if side.any() else b"" for side in (rows, columns)]
     head = PREFIX.pack(0, low, span - 1, len(heights), *map(len, sides))
     head += np.array(heights, "<u4").tobytes() + base.astype("u1").tobytes() + b"".join(sides)
