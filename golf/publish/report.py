@@ -192,7 +192,7 @@ def _facts(found: Findings) -> dict[str, Any]:
         "parameters": f"{result.parameters:,}",
         "bits a weight": f"{8 * result.bytes_model / result.parameters:.2f}",
         "steps": f"{result.steps:,}",
-        "tokens trained on": f"{result.train_tokens:,}",
+        "tokens trained on": f"{result.train_tokens:,}, {result.supervised_tokens:,} of them as targets",
         "training": f"{result.train_seconds:.1f} s",
         "quantizing and packing": f"{result.quantize_seconds:.1f} s",
         "scoring": f"{result.eval_seconds:.1f} s",

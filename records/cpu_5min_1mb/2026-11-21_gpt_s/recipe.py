@@ -32,7 +32,6 @@ RECIPE = Recipe(
         control=replace(ADAMW, weight_decay=0.0),
         schedule=WarmupStableDecay(warmup_steps=20, decay_from=0.7),
         grad_clip=1.0,
-        compile="off",
     ),
     quant=QuantSpec(
         matrix=GPTQ(bits=6),

@@ -33,7 +33,6 @@ RECIPE = Recipe(
         control=replace(ADAMW, weight_decay=0.0),
         schedule=Cosine(warmup=0.05, floor=0.1),
         grad_clip=1.0,
-        compile="off",
     ),
     quant=QuantSpec(
         matrix=GPTQ(bits=6),
