@@ -9,22 +9,41 @@ from torch import Tensor, nn
 
 from golf.arch.attention import bias
 from golf.arch.cache import Cache, Reading, Rope, begin, check_length, open_with_limit
-from golf.arch.layers import Embedding, Linear, check_ids, roles_of, rope_table, tail_of
-from golf.contracts import ModelSpec, Role, SpecError
+from golf.arch.layers import Embedding, Linear, Norm, check_ids, roles_of, rope_table, tail_of
+from golf.contracts import DataError, ModelSpec, Role, SpecError
 
 # What a block attends under: a bias on the scores, none (plain causal attention), or the reading of a cache.
 Bias = Tensor | Reading | None
 
 
+class Block(nn.Module):
+    """Attention and an MLP, each on the normed state and added to it."""
+
+    def __init__(self, dim: int, eps: float, attn: nn.Module, mlp: nn.Module) -> None:
+        super().__init__()
+        self.attn_norm = Norm(dim, eps)
+        self.attn = attn
+        self.mlp_norm = Norm(dim, eps)
+        self.mlp = mlp
+
+    def forward(self, x_BTC: Tensor, rope: Rope, bias: Bias, tail: int) -> Tensor:
+        """The last `tail` positions after the block."""
+        y_BTC = self.attn(self.attn_norm(x_BTC), rope, bias, tail)
+        x_BTC = x_BTC[:, x_BTC.shape[1] - tail :] + y_BTC
+        return x_BTC + self.mlp(self.mlp_norm(x_BTC))
+
+
 class Decoder(nn.Module):
     """A model that meets `contracts.Model` and reads on with a cache.
 
-    A family gives it `spec` (with `vocab`, `context`, `rope_base`), the width it rotates, its token table, its head
-    (the layer whose weight makes the logits) and `through`; `spans` where its attention is windowed.
+    A family gives it `spec` (with `vocab`, `context`, `rope_base`), its token table and its head (the layer whose
+    weight makes the logits); blocks `stack` and `norm`, or a `through` of its own; the width it rotates where
+    that is not the head's, `spans` where its attention is windowed.
     """
 
     spec: ModelSpec
     flip = False  # turn in the sense R-
+    padded = False  # tokens meet in attention alone, so that a mask on its keys hides padding
 
     @property
     def table(self) -> Embedding:
@@ -33,6 +52,10 @@ class Decoder(nn.Module):
     @property
     def head(self) -> Embedding | Linear:
         raise NotImplementedError
+
+    @property
+    def stack(self) -> nn.ModuleList:
+        return self.blocks
 
     @property
     def width(self) -> int:
@@ -46,7 +69,10 @@ class Decoder(nn.Module):
 
     def through(self, x_BTC: Tensor, ids_BT: Tensor, rope: Rope, biases: Sequence[Bias], tail: int) -> Tensor:
         """Logits [B, tail, V], float32, from token vectors; biases[l] is for block l, the last for `tail` queries."""
-        raise NotImplementedError
+        *blocks, last = self.stack
+        for block, seen in zip(blocks, biases):
+            x_BTC = block(x_BTC, rope, seen, x_BTC.shape[1])
+        return self.project(self.norm(last(x_BTC, rope, biases[-1], tail))).float()
 
     def forward(self, ids_BT: Tensor, tail: int | None = None) -> Tensor:
         """Logits [B, tail or T, V], float32, of the last `tail` positions.
@@ -89,7 +115,17 @@ class Decoder(nn.Module):
         return open_with_limit(rows, self.spans, window, self.spec.context)
 
     def read_on(self, ids_BT: Tensor, cache: Cache, tail: int | None = None, **padding: Tensor | None) -> Tensor:
-        """See `golf.arch.cache`. padding: `places_BT` and `allowed_BS` as in `cache.begin`, where a family has them."""
+        """See `golf.arch.cache`. padding: `places_BT` and `allowed_BS` as in `cache.begin`.
+
+        Raises DataError for a mask that hides something from a family whose tokens meet outside attention too.
+        """
+        mask = padding.get("allowed_BS")
+        if not self.padded and mask is not None and not mask.all():
+            hidden = int((mask == 0).sum())
+            raise DataError(
+                f"the mask hides {hidden} tokens, but {self.spec.family} mixes neighbors outside attention as well; "
+                "read rows of equal length instead of padding"
+            )
         tail = tail_of(tail, ids_BT.shape[1])
         check_ids(ids_BT, self.spec.vocab)
         reading, rope = begin(

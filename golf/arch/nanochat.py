@@ -120,7 +120,7 @@ class Attention(nn.Module):
         if value_BTK is not None:
             gate_BTG = 3 * torch.sigmoid(F.linear(x_BTC[..., :GATE_READS], self.ve_gate.weight.to(x_BTC.dtype)))
             v_BTGD = v_BTGD + gate_BTG[..., None] * value_BTK.unflatten(-1, heads)
-        q_BTHD = rms(rotate(q_BTHD, cos[first:], sin[first:]), EPS, QK_SCALE)
+        q_BTHD = rms(rotate(q_BTHD, cos[..., first:, :, :], sin[..., first:, :, :]), EPS, QK_SCALE)
         k_BTGD = rms(rotate(k_BTGD, cos, sin), EPS, QK_SCALE)
         return self.c_proj(attend(q_BTHD, k_BTGD, v_BTGD, bias).flatten(2))
 

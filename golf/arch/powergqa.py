@@ -6,7 +6,7 @@ can be used: the scores of all heads exist together, [B, H, T, S].
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from golf.arch.attention import as_bias, within
 from golf.arch.cache import Reading, Rope
 from golf.arch.checks import bounds, even, splits
-from golf.arch.decoder import Bias, Decoder
+from golf.arch.decoder import Bias, Block, Decoder
 from golf.arch.layers import Embedding, Linear, Norm, rotate
 from golf.arch.original import Original
 
@@ -109,7 +109,7 @@ class Attention(nn.Module):
         q_BTHD = self.q_norm(self.q(x_BTC[:, first:]).unflatten(-1, heads))
         k_BTGD = self.k_norm(self.k(x_BTC).unflatten(-1, heads))
         v_BTGD = self.v(x_BTC).unflatten(-1, heads)
-        q_BTHD, k_BTGD = rotate(q_BTHD, cos[first:], sin[first:]), rotate(k_BTGD, cos, sin)
+        q_BTHD, k_BTGD = rotate(q_BTHD, cos[..., first:, :, :], sin[..., first:, :, :]), rotate(k_BTGD, cos, sin)
         y_BTHD = self._talk(q_BTHD, k_BTGD, v_BTGD, bias)
         y_BTHD = torch.sigmoid(self.head_gate)[:, None].to(y_BTHD.dtype) * y_BTHD
         if isinstance(bias, Reading):
@@ -150,27 +150,14 @@ class MLP(nn.Module):
         return self.down(F.silu(self.gate(x_BTC)) * self.up(x_BTC))
 
 
-class Block(nn.Module):
-    def __init__(self, spec: PowerGQASpec, layer: int) -> None:
-        super().__init__()
-        self.attn_norm = Norm(spec.dim, spec.eps)
-        self.attn = Attention(spec, layer)
-        self.mlp_norm = Norm(spec.dim, spec.eps)
-        self.mlp = MLP(spec)
-
-    def forward(self, x_BTC: Tensor, rope: Rope, bias: Bias, tail: int) -> Tensor:
-        """The last `tail` positions after the block."""
-        y_BTC = self.attn(self.attn_norm(x_BTC), rope, bias, tail)
-        x_BTC = x_BTC[:, x_BTC.shape[1] - tail :] + y_BTC
-        return x_BTC + self.mlp(self.mlp_norm(x_BTC))
-
-
 class PowerGQA(Decoder):
     def __init__(self, spec: PowerGQASpec) -> None:
         super().__init__()
         self.spec = spec
         self.tok_emb = Embedding(spec.vocab, spec.dim)
-        self.blocks = nn.ModuleList(Block(spec, layer) for layer in range(spec.layers))
+        self.blocks = nn.ModuleList(
+            Block(spec.dim, spec.eps, Attention(spec, layer), MLP(spec)) for layer in range(spec.layers)
+        )
         self.norm = Norm(spec.dim, spec.eps)
         self.lm_head = None if spec.tied else Linear(spec.dim, spec.vocab)
         self.reset()
@@ -194,11 +181,6 @@ class PowerGQA(Decoder):
     @property
     def head(self) -> Embedding | Linear:
         return self.tok_emb if self.lm_head is None else self.lm_head
-
-    def through(self, x_BTC: Tensor, ids_BT: Tensor, rope: Rope, biases: Sequence[Bias], tail: int) -> Tensor:
-        for block, bias in zip(self.blocks[:-1], biases):
-            x_BTC = block(x_BTC, rope, bias, x_BTC.shape[1])
-        return self.project(self.norm(self.blocks[-1](x_BTC, rope, biases[-1], tail))).float()
 
 
 def _adjust(spec: PowerGQASpec, state: Mapping[str, Tensor]) -> PowerGQASpec:

@@ -6,7 +6,7 @@ checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -141,6 +141,8 @@ class TiedHead(nn.Module):
 class QED(Decoder):
     """The model. Takes padding masks, in `forward` too, and positions when it reads on."""
 
+    padded = True
+
     def __init__(self, spec: QEDSpec) -> None:
         super().__init__()
         self.spec = spec
@@ -156,6 +158,10 @@ class QED(Decoder):
         for parameter in self.parameters():
             if parameter.ndim == 2:
                 nn.init.normal_(parameter, std=self.spec.init_std)
+
+    @property
+    def stack(self) -> nn.ModuleList:
+        return self.layers
 
     @property
     def table(self) -> Embedding:
@@ -174,11 +180,9 @@ class QED(Decoder):
             raise DataError(f"attention_mask is {list(attention_mask.shape)}, the input {list(ids_BT.shape)}")
         return self.read_on(ids_BT, self.open_cache(len(ids_BT)), tail, allowed_BS=attention_mask)
 
-    def through(self, x_BTC: Tensor, ids_BT: Tensor, rope: Rope, biases: Sequence[Bias], tail: int) -> Tensor:
-        for block, bias in zip(self.layers[:-1], biases):
-            x_BTC = block(x_BTC, rope, bias, x_BTC.shape[1])
-        scores_BTV = self.project(self.norm(self.layers[-1](x_BTC, rope, biases[-1], tail)))
-        return (scores_BTV + self.lm_head.bias if self.spec.tied else scores_BTV).float()
+    def project(self, x_BTC: Tensor) -> Tensor:
+        scores_BTV = super().project(x_BTC)
+        return scores_BTV + self.lm_head.bias if self.spec.tied else scores_BTV
 
 
 def _names(spec: QEDSpec, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> dict[str, str]:

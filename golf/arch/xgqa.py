@@ -7,7 +7,6 @@ and the names of its tensors are not published; the names here are golf's.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from golf.arch.attention import attend, exclude_self
 from golf.arch.cache import Rope
 from golf.arch.checks import bounds, even, splits
-from golf.arch.decoder import Bias, Decoder
+from golf.arch.decoder import Bias, Block, Decoder
 from golf.arch.layers import Embedding, Linear, Norm, rotate
 from golf.arch.original import Original
 
@@ -92,29 +91,18 @@ class MLP(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x_BTC)) * self.up_proj(x_BTC))
 
 
-class Block(nn.Module):
-    def __init__(self, spec: GPTSSpec) -> None:
-        super().__init__()
-        self.attn_norm = Norm(spec.dim, spec.eps)
-        self.attn = Attention(spec)
-        self.mlp_norm = Norm(spec.dim, spec.eps)
-        self.mlp = MLP(spec)
-
-    def forward(self, x_BTC: Tensor, rope: Rope, bias: Bias, tail: int) -> Tensor:
-        """The last `tail` positions after the block."""
-        x_BTC, y_BTC = x_BTC[:, x_BTC.shape[1] - tail :], self.attn(self.attn_norm(x_BTC), rope, bias, tail)
-        x_BTC = x_BTC + y_BTC
-        return x_BTC + self.mlp(self.mlp_norm(x_BTC))
-
-
 class GPTS(Decoder):
     """The model. Takes padding masks and positions when it reads on."""
+
+    padded = True
 
     def __init__(self, spec: GPTSSpec) -> None:
         super().__init__()
         self.spec = spec
         self.tok_emb = Embedding(spec.vocab, spec.dim)
-        self.blocks = nn.ModuleList(Block(spec) for _ in range(spec.layers))
+        self.blocks = nn.ModuleList(
+            Block(spec.dim, spec.eps, Attention(spec), MLP(spec)) for _ in range(spec.layers)
+        )
         self.norm = Norm(spec.dim, spec.eps)
         self.lm_head = None if spec.tied else Linear(spec.dim, spec.vocab)
         self.reset()
@@ -134,11 +122,6 @@ class GPTS(Decoder):
     @property
     def head(self) -> Embedding | Linear:
         return self.tok_emb if self.lm_head is None else self.lm_head
-
-    def through(self, x_BTC: Tensor, ids_BT: Tensor, rope: Rope, biases: Sequence[Bias], tail: int) -> Tensor:
-        for block, bias in zip(self.blocks[:-1], biases):
-            x_BTC = block(x_BTC, rope, bias, x_BTC.shape[1])
-        return self.project(self.norm(self.blocks[-1](x_BTC, rope, biases[-1], tail))).float()
 
 
 ORIGINAL = Original(

@@ -124,11 +124,10 @@ def calibration_batches(source: Source, plan: QuantSpec, calibration: Path | Non
         raise HessianError(
             "this quantization needs calibration text; name training text with --calibration, or round to nearest"
         )
-    speaker = tokenizer.Tokenizer(source.tokenizer)
     if calibration.is_dir():
-        tokens = shards.Tokens(shards.find(calibration, "train"), speaker.vocab)
+        tokens = shards.Tokens(shards.find(calibration, "train"), source.about["model"]["vocab"])
     else:
-        tokens = local.tokens_of(calibration, speaker)
+        tokens = local.tokens_of(calibration, tokenizer.Tokenizer(source.tokenizer))
     sequences, rows, window = plan.calibration.sequences, plan.calibration.rows, source.about["eval"]["window"]
     return stream.sample(tokens, count=sequences, rows=rows, seq_len=window, seed=0)
 

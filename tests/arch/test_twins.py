@@ -194,6 +194,29 @@ def test_positions_of_ones_own():
         close(torch.cat([first, second], 1)[:, 4:], logits)
 
 
+def test_a_mask_cannot_hide_what_meets_outside_attention():
+    for name in ("gelu_gpt", "powergqa"):
+        model, ids, logits = case(name)
+        mask = torch.ones_like(ids)
+        close(model.read_on(ids, model.open_cache(2), allowed_BS=mask).detach(), logits)
+        mask[1, :3] = 0
+        with pytest.raises(ValueError, match=f"hides 3 tokens, but {name} mixes neighbors"):
+            model.read_on(ids, model.open_cache(2), allowed_BS=mask)
+
+
+def test_attention_does_not_care_where_positions_begin():
+    for name in sorted(CASES):
+        model, ids, logits = case(name)
+        places = torch.arange(TIME).expand(2, -1) + torch.tensor([[3], [9]])
+        cache = model.open_cache(2)
+        with torch.no_grad():
+            pieces = [
+                model.read_on(ids[:, begin:end], cache, places_BT=places[:, begin:end], tail=2)
+                for begin, end in ((0, 11), (11, TIME))
+            ]
+        close(torch.cat(pieces, 1), logits[:, [9, 10, TIME - 2, TIME - 1]])
+
+
 def test_masks_and_positions_that_do_not_fit_are_refused():
     model, ids, _ = case("qed")
     cache = model.open_cache(2)
