@@ -284,6 +284,38 @@ def report(runs: Sequence[Path], output: Path, tokens: int, as_json: bool) -> No
 
 @cli.command()
 @click.argument("record", type=FOLDER)
+@click.option("--set", "assignments", multiple=True, metavar="PATH=V1,V2", help="Values to try, or low..high.")
+@click.option("--method", type=click.Choice(["grid", "random", "tpe"]), default="grid", show_default=True)
+@click.option("--trials", type=click.IntRange(1), default=20, show_default=True, help="Points of random and tpe.")
+@click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Runs of each point.")
+@click.option("--out", type=FOLDER, help="Files of the runs.  [default: runs/<record>-sweep]")
+@click.option("--join", metavar="STORAGE", help="Journal file on a shared disk, or postgresql://...  [default: in OUT]")
+@click.option("--ranks", type=click.IntRange(1), default=1, show_default=True, help="Processes of each run.")
+@click.option("--patience", type=float, default=120.0, show_default=True, help="Seconds until a silent worker is dead.")
+@json_option
+def sweep(
+    record: Path, out: Path | None, join: str | None, ranks: int, patience: float, as_json: bool, **what: Any
+) -> None:
+    """Try values of RECORD's fields; started again it goes on, started twice it shares the work."""
+    from golf.publish import sweep as sweeps
+    from golf.publish import sweep_worker
+
+    plan = sweeps.plan(record, what.pop("assignments"), **what)
+    out = out or Path("runs") / f"{plan.record}-sweep"
+    storage = join or str(out / sweeps.JOURNAL)
+
+    def say(text: str) -> None:
+        click.echo(text, err=True)
+
+    found = sweep_worker.work(record, plan, storage, out, patience=patience, ranks=ranks, say=say)
+    if as_json:
+        click.echo((out / sweep_worker.RESULTS).read_text())
+        return
+    _console().print(sweeps.table(found, plan))
+
+
+@cli.command()
+@click.argument("record", type=FOLDER)
 @click.option("-o", "--output", type=FILE, default=Path("train_gpt.py"), show_default=True)
 @set_option
 @json_option

@@ -19,7 +19,8 @@ from golf import run as corridor
 from golf.contracts import GolfError, RunResult
 from golf.events import JsonLines, fan, quiet
 from golf.host import Host
-from golf.publish import baselines, bundle, convert, seeds, terminal
+from golf.publish import baselines, convert, seeds, terminal
+from golf.publish.script import script
 from golf.recipe import Recipe
 
 LOG = "console.log"
@@ -48,7 +49,7 @@ def in_turn(plan: Plan, silent: bool = False) -> dict[int, str]:
     """
     recipe, failed = plan.recipe, dict[int, str]()
     with hosts.join() as host:
-        code = host.share(bundle.bundle(plan.record, overrides=plan.assignments).code if host.is_main else None)
+        code = host.share(script(plan.record, plan.assignments) if host.is_main else None)
         for seed in plan.seeds:
             try:
                 _one(recipe, plan, seed, code, host, silent)
@@ -90,22 +91,14 @@ def _baselines(recipe: Recipe, sink: Any) -> Sequence[Any]:
 def side_by_side(plan: Plan, jobs: int) -> dict[int, str]:
     """Run the seeds in processes of their own, `jobs` at a time, so that one that fails or is killed takes nobody
     along; returns why by seed for those that failed. What a seed would have shown goes to OUT/<seed>/console.log."""
-    flags = [word for text in plan.assignments for word in ("--set", text)] + ["--resume"] * plan.resume
     failed, children = dict[int, str](), set[subprocess.Popen]()
 
     def one(place: int, seed: int) -> str | None:
-        log = plan.out / str(seed) / LOG
-        words = ["run", str(plan.record), "--seed", str(seed), "--out", str(plan.out), *flags]
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with open(log, "wb") as file:
-            environment = hosts.neighbor_environment(place, jobs)
-            child = subprocess.Popen(
-                [sys.executable, "-m", "golf", *words], stdout=file, stderr=subprocess.STDOUT, env=environment
-            )
-            children.add(child)
-            status = child.wait()
-            children.discard(child)
-        return None if status == 0 else _reason(status, log)
+        child = start(plan, seed, hosts.neighbor_environment(place, jobs))
+        children.add(child)
+        status = child.wait()
+        children.discard(child)
+        return reason(plan, seed, status)
 
     with ThreadPoolExecutor(jobs) as pool:
         waiting = {pool.submit(one, place, seed): seed for place, seed in enumerate(plan.seeds)}
@@ -124,12 +117,27 @@ def side_by_side(plan: Plan, jobs: int) -> dict[int, str]:
     return failed
 
 
-def _reason(status: int, log: Path) -> str:
-    """The last line of a process that failed, or the signal that ended it."""
-    if status < 0:
-        return f"killed by signal {-status}"
-    rows = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return rows[-1].removeprefix("golf: ") if rows else f"exit status {status}"
+def start(plan: Plan, seed: int, environment: dict[str, str], ranks: int = 1) -> subprocess.Popen:
+    """One seed in a process of its own, or under torchrun in `ranks` of them."""
+    flags = [word for text in plan.assignments for word in ("--set", text)] + ["--resume"] * plan.resume
+    several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+    words = ["-m", "golf", "run", str(plan.record), "--seed", str(seed), "--out", str(plan.out), *flags]
+    log = plan.out / str(seed) / LOG
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as file:
+        return subprocess.Popen(
+            [sys.executable, *several, *words], stdout=file, stderr=subprocess.STDOUT, env=environment
+        )
+
+
+def reason(plan: Plan, seed: int, status: int) -> str | None:
+    """Why a process failed: its last line, or the signal that ended it; None when it did not."""
+    if status <= 0:
+        return f"killed by signal {-status}" if status else None
+    rows = (plan.out / str(seed) / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    told = [row for row in rows if "golf: " in row]  # torchrun adds a summary of its own behind it
+    last = told[-1].partition("golf: ")[2] if told else rows[-1] if rows else ""
+    return last or f"exit status {status}"
 
 
 def summarize(plan: Plan, name: str, failed: dict[int, str]) -> tuple[list[RunResult], Table | None]:
