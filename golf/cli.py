@@ -315,6 +315,38 @@ def sweep(
 
 
 @cli.command()
+@click.argument("path", metavar="RECORD_OR_SUBMISSION", type=FOLDER)
+@click.option("--seed", type=int, help="Which of its seeds.  [default: the first]")
+@click.option("--score-only", is_flag=True, help="Score the kept artifact instead of training again.")
+@click.option("--data", type=FOLDER, help="With --score-only: the validation text.  [default: its own]")
+@click.option("--out", type=FOLDER, help="Where the new run's files go.  [default: nowhere]")
+@json_option
+def reproduce(
+    path: Path, seed: int | None, score_only: bool, data: Path | None, out: Path | None, as_json: bool
+) -> None:
+    """Run or score a published seed again; exits 1 when the score is not one its seeds let expect.
+
+    Also takes the folder of a run. This runs the recipe or script it finds there: know where you have it from.
+    """
+    from golf.publish import reproduce as again
+    from golf.publish import terminal
+
+    told = again.claim(path, seed)
+    if score_only:
+        with terminal.ProgressBar() as bar:
+            verdicts = again.score_again(told, data, bar)
+    else:
+        verdicts = again.run_again(told, out)
+    good = all(verdict.ok is not False for verdict in verdicts)
+    if as_json:
+        values = {"ok": good, "seed": told.result.seed, "checks": [asdict(verdict) for verdict in verdicts]}
+        click.echo(json.dumps(values, indent=1))
+    else:
+        _console().print(terminal.check_table(f"{path} seed {told.result.seed}", None, verdicts))
+    sys.exit(0 if good else 1)
+
+
+@cli.command()
 @click.argument("record", type=FOLDER)
 @click.option("-o", "--output", type=FILE, default=Path("train_gpt.py"), show_default=True)
 @set_option

@@ -1,0 +1,101 @@
+"""Reproducing: bit for bit where nothing differs, and a plain word about the first thing that does."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from golf.contracts import DataError
+from golf.publish import reproduce, runs, seeds
+
+
+@pytest.fixture(scope="module")
+def submission(three, golf, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reproduce") / "submission"
+    golf("submit", three, "-o", folder, "--author", "A")
+    return folder
+
+
+def checks(outcome):
+    return {check["what"]: check for check in json.loads(outcome.stdout)["checks"]}
+
+
+def test_stored_artifacts_score_the_same(three, submission, golf):
+    for words in ((submission,), (submission, "--seed", 3), (three / "2",), (three, "--seed", 2)):
+        found = checks(golf("reproduce", *words, "--score-only", "--json"))
+        assert found["bits per byte"]["ok"] and "to the bit" in found["bits per byte"]["why"]
+        assert found["versions"]["ok"] and found["tokens and bytes"]["ok"]
+
+
+def test_another_score_is_found(submission, golf, tmp_path):
+    copy = shutil.copytree(submission, tmp_path / "copy")
+    values = json.loads((copy / "submission.json").read_text())
+    values["results"][0]["val_bpb"] -= 0.01
+    (copy / "submission.json").write_text(json.dumps(values))
+    found = checks(golf("reproduce", copy, "--score-only", "--json", code=1))
+    assert found["bits per byte"]["ok"] is False and found["artifact as scored"]["ok"]
+
+
+def test_a_submission_runs_again_to_the_bit(submission, golf):
+    found = checks(golf("reproduce", submission, "--seed", 2, "--json"))
+    assert "bit for bit" in found["artifact"]["why"] and "to the bit" in found["bits per byte"]["why"]
+
+
+def test_a_record_with_its_results(small, three, golf, tmp_path):
+    """A record's folder keeps results but neither weights nor script; its recipe is run. It checks and reproduces."""
+    folder = shutil.copytree(small, tmp_path / small.name)
+    shutil.copy(three / "results.json", folder)
+    (folder / "README.md").write_text("Small.")
+    assert json.loads(golf("check", folder, "--json").stdout)["ok"]
+    found = checks(golf("reproduce", folder, "--seed", 1, "--json"))
+    assert "bit for bit" in found["artifact"]["why"]
+    with pytest.raises(DataError, match="keeps no artifact"):
+        golf("reproduce", folder, "--score-only")
+    recipe = folder / "recipe.py"
+    recipe.write_text(recipe.read_text().replace("steps=8", "steps=9"))
+    printed = json.loads(golf("check", folder, "--json", code=1).stdout)["checks"]
+    assert next(check["ok"] for check in printed if check["what"] == "results are the recipe's") is False
+
+
+def test_what_is_not_there_is_said(three, golf, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="no seed 9; it has 1, 2, 3"):
+        golf("reproduce", three, "--seed", 9)
+    monkeypatch.setenv("GOLF_CACHE", str(tmp_path))
+    with pytest.raises(DataError, match="is not on this machine"):
+        golf("reproduce", three, "--score-only")
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"versions": {"torch": "1.0"}}, "torch 1.0"),
+        ({"hardware": "abacus"}, "hardware: abacus"),
+        ({"recipe_digest": "x"}, "recipe_digest: x"),
+        ({"steps": 9}, "steps: 9"),
+        ({"bytes_model": 9}, "bytes_model: 9"),
+        ({}, "the weights, in digits"),
+    ],
+)
+def test_the_first_difference(three, change, difference):
+    old = runs.read_result(three / "1")
+    change = {k: old.versions | v if k == "versions" else v for k, v in change.items()}
+    assert difference in reproduce.first_difference(old, replace(old, **change), {1: "2.0"}, {1: "2.0"})
+
+
+def test_the_first_step_that_differs(three):
+    old = runs.read_result(three / "1")
+    found = reproduce.first_difference(old, old, {1: "2.0", 2: "1.9", 4: "1.5"}, {2: "1.90", 3: "1", 4: "1.6"})
+    assert found == "the training loss at step 4: 1.6 / 1.5"
+
+
+def test_the_interval_of_further_seeds(three):
+    """99 % of further seeds: 9.92 deviations of three seeds, times sqrt(1 + 1/3)."""
+    known = seeds.read(three)
+    old = known.results[0]
+    reach = 9.9248 * known.std * (4 / 3) ** 0.5
+    for shift, good in ((0.99, True), (1.01, False), (-0.99, True), (-1.01, False)):
+        new = replace(old, val_bpb=known.mean + shift * reach)
+        assert reproduce.within(known, old, new).ok is good
+    alone = seeds.Seeds("one", [old])
+    assert reproduce.within(alone, old, old).ok and not reproduce.within(alone, old, replace(old, val_bpb=1.0)).ok
