@@ -20,9 +20,11 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
 
-from golf.contracts import DataError, Model, Sink, SpecError
+from golf.contracts import DataError, Model, Sink
 from golf.data.tokenizer import Tokenizer, byte_table
 from golf.eval import sliding, zeroshot
+from golf.eval.generate import generate
+from golf.eval.sampling import Sampling
 from golf.eval.zeroshot import Request
 from golf.host import Host
 
@@ -38,6 +40,8 @@ JSONL = {
 
 # Resamplings for metrics whose standard error has no formula; those of multiple choice have one.
 BOOTSTRAPS = 1000
+# Tokens generated where a task does not say how many.
+MOST_TOKENS = 256
 
 
 class GolfLM(TemplateLM):
@@ -82,7 +86,27 @@ class GolfLM(TemplateLM):
         return found
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        raise SpecError("this task generates text; golf scores tasks that compare likelihoods")
+        """Each context continued until one of its `until` texts, which is left out, or the end of the document."""
+        return [self._continued(*request.args) for request in requests]
+
+    def _continued(self, context: str, options: dict[str, Any]) -> str:
+        speaker, until = self._speaker, options.get("until") or []
+        until = [until] if isinstance(until, str) else until
+        tokens = int(options.get("max_gen_toks", MOST_TOKENS))
+        temperature = float(options.get("temperature", 0.0)) if options.get("do_sample", False) else 0.0
+        given = [speaker.bos, *self.tok_encode(context)][-self._window :]
+        before = len(speaker.decode(given))
+
+        def text_of(ids: Sequence[int]) -> str:
+            return speaker.decode([*given, *ids])[before:]
+
+        stream = generate(
+            self._model, [given], tokens=tokens, sampling=Sampling(temperature=temperature), seed=0,
+            stops={speaker.bos, speaker.eos}, window=self._window, host=self._host,
+            until=lambda _, ids: any(stop in text_of(ids) for stop in until),
+        )  # fmt: skip
+        text = text_of([token for _, token in stream])
+        return text[: min([text.find(stop) for stop in until if stop in text], default=len(text))]
 
 
 def evaluate(lm: GolfLM, tasks: Sequence[str], limit: int | None) -> dict[str, dict[str, Any]]:

@@ -1,12 +1,16 @@
 """Likelihoods of continuations against one forward pass per token."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from golf.arch import families
 from golf.arch.unet import UNetSpec
-from golf.contracts import DataError
+from golf.contracts import DataError, named_hooks
+from golf.eval import zeroshot
 from golf.eval.zeroshot import STEP, Answer, Request, log_probabilities, plan
 
 VOCAB, BOS = 40, 1
@@ -81,6 +85,34 @@ def test_requests_that_read_the_same_share_a_row():
     assert sorted(rows[0].asked) == [(place, 3) for place in range(6)]
     # A longer row of another padded length is left alone.
     assert len(plan([letters[0], Request(context, tuple(range(2, 2 + STEP)))], 64)) == 2
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_a_context_is_read_once(family):
+    """The same answers as without a cache, from half of the tokens."""
+    torch.manual_seed(2)
+    model = replace(families.spec_class(family)(), vocab=VOCAB).tiny().build()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    random = np.random.default_rng(3)
+    contexts = [(BOS, *random.integers(2, VOCAB, size).tolist()) for size in (40, 40, 55)]
+    requests = [
+        Request(context, tuple(random.integers(2, VOCAB, size).tolist())) for context in contexts for size in (3, 11, 5)
+    ]
+    requests.append(Request(contexts[0][:20], (5, 6)))
+    read = []
+    table = next(layer for _, layer in named_hooks(model))
+    hook = table.register_forward_pre_hook(lambda layer, inputs: read.append(inputs[0].numel()))
+    found = log_probabilities(model, requests, window=128)
+    with_cache = sum(read)
+    read.clear()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zeroshot, "shared", lambda requests, window: {})
+        plain = log_probabilities(model, requests, window=128)
+    hook.remove()
+    for a, b in zip(found, plain):
+        assert a.log_probability == pytest.approx(b.log_probability, abs=2e-4) and a.greedy == b.greedy
+    assert with_cache < 0.6 * sum(read)
 
 
 @pytest.mark.parametrize("request_", [Request((), (3,)), Request((BOS,), ()), Request((BOS,), (3,) * 9)])

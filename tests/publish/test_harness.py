@@ -89,6 +89,26 @@ def test_a_task_in_lines_and_a_limit(weights):
     assert found["opposites"]["acc"] == by_hand(weights, questions[:2])[0]
 
 
+def test_a_task_that_generates(weights, tmp_path):
+    """The text up to the first stop, as greedy decoding without a cache spells it."""
+    _, model, speaker = weights
+    context = "Question: How do you dry"
+    ids = [speaker.bos, *speaker.encode(context).tolist()]
+    for _ in range(12):
+        with torch.no_grad():
+            ids.append(model(torch.tensor([ids]))[0, -1].argmax().item())
+    text = speaker.decode(ids)[len(context) :]
+    stop = text[4:6]
+    (tmp_path / "lines.jsonl").write_text(json.dumps({"start": context, "end": text.partition(stop)[0]}) + "\n")
+    (tmp_path / "going.yaml").write_text(
+        "task: going\ndataset_path: json\ndataset_kwargs: {data_files: {test: lines.jsonl}}\ntest_split: test\n"
+        "output_type: generate_until\ndoc_to_text: '{{start}}'\ndoc_to_target: '{{end}}'\ntarget_delimiter: ''\n"
+        f"generation_kwargs: {json.dumps({'until': [stop], 'max_gen_toks': 12})}\n"
+        "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
+    )
+    assert score(weights, "--task", tmp_path / "going.yaml", "--json")["going"]["exact_match"] == 1.0
+
+
 @pytest.mark.parametrize(
     "name, text, why",
     [
