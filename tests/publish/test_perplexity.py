@@ -1,4 +1,4 @@
-"""Perplexity of a text file against the definition, and WikiText's own count of its words."""
+"""Score and perplexity of a text file, for every family, against the definition; WikiText's own count of its words."""
 
 import json
 import math
@@ -35,6 +35,7 @@ def test_by_the_definition(weights, tmp_path, name):  # noqa: F811
     assert found["token_perplexity"] == pytest.approx(math.exp(nats / (ids.shape[1] - 1)), rel=1e-4)
     assert found["word_perplexity"] == pytest.approx(math.exp(nats / 4), rel=1e-4)
     assert found["text_bpb"] == pytest.approx(nats / math.log(2) / 19, rel=1e-4)
+    assert found["val_loss"] == pytest.approx(nats / (ids.shape[1] - 1), rel=1e-4)
     assert (found["words"], found["text_bytes"]) == (4, 19)
     assert "perplexity per word" in score(weights, "--data", path)
 
