@@ -6,9 +6,9 @@ Random weights (bf16, written to a file and mapped from it), GPTQ at 6 bits with
 Each model has a process of its own, so that its peak memory is its own.
 
 Expected: reading N calibration tokens takes 2 N operations a parameter, and 2 N K^2 for every distinct input of
-width K (its Hessian), in float32. Rounding an R x K matrix takes 2 R K^2 for the columns and their error and about
-K^3 for the factor, in float64. So a parameter costs a constant and a term that grows with K, and nothing else: the
-last column, processor seconds over those operations, must not rise.
+width K (its Hessian), in float32. An R x K matrix takes R K^2 to round, 4 R K^2 to measure how much of its output
+that moved, and about K^3 to factor its Hessian, in float64. So a parameter costs a constant and a term that grows with
+K, and nothing else: the last column, processor seconds over those operations, must not rise.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def operations(family: str, tokens: int) -> tuple[int, float, float]:
         if roles[name] not in (Role.MATRIX, Role.HEAD):
             continue
         rows, width = tensor.shape
-        double += 4 * rows * width**2 + width**3
+        double += 5 * rows * width**2 + width**3
         if roles[name] is Role.MATRIX:  # logits are never computed
             single += 2 * tokens * tensor.numel()
         if name.removesuffix(".weight").rpartition(".")[2] not in SHARES:

@@ -103,9 +103,9 @@ def _by_rows(
     for part in W.tensor_split(-(-W.numel() // slice_elements)) if large else [W]:
         found.append(apply.quantize({name: part}, {name: role}, hessians, spec)[name])
         rows += report.rows({name: part}, {name: found[-1]}, hessians)
+        if not large:
+            return found[0], rows[0]
         energies.append(weighted_error(as_rows(part.float()), part.new_zeros((), dtype=torch.float32), H_KK))
-    if len(found) == 1:
-        return found[0], rows[0]
     parts = {part: np.concatenate([each.parts[part] for each in found]) for part in found[0].parts}
     sizes = [row.parameters for row in rows]
     whole = replace(
@@ -123,7 +123,7 @@ class _Progress:
 
     def __init__(self, sink: Sink, total: int) -> None:
         self._sink, self._total, self._begin = sink, max(total, 1), time.monotonic()
-        self._done, self._shown = 0, 0.0
+        self._done = 0
 
     def reading(self, piece: str, extra: float) -> None:
         self._tell(piece, self._done + extra)
