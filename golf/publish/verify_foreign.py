@@ -109,7 +109,6 @@ def _files(subject: Subject, folder: Path, about: dict[str, Any]) -> None:
     subject.bos = about.get("bos", subject.bos)
     subject.markers = tuple(about.get("markers", ()))
     subject.transform, subject.isolated = bool(about.get("transform")), bool(about.get("isolated"))
-    subject.loop_files = subject.files
 
 
 def _data(subject: Subject, folder: Path, about: dict[str, Any]) -> None:

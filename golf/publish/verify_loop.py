@@ -21,7 +21,7 @@ def loop(
     """The submission's own scoring loop as a black box, where it has one."""
     if not subject.loop or subject.tokens is None:
         return
-    with process.opened(subject.loop, subject.loop_files, "own loop") as remote:
+    with process.opened(subject.loop, subject.files, "own loop") as remote:
         if remote is None or not remote.about["evaluate"]:
             return
         try:

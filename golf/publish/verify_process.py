@@ -58,7 +58,7 @@ class Scoring:
         events = remote.events()
         self.events += events
         self.isolation, self.clean = remote.place.isolation, remote.place.folder
-        there, folder = {*self.subject.files, *self.subject.loop_files}, self.subject.folder
+        there, folder = set(self.subject.files), self.subject.folder
         for name in access.reads(events, remote.place.folder):
             # What lies beside the submission and was not named did not come along, but it was asked for.
             if name in there or (folder is not None and (folder / name).is_file()):

@@ -28,7 +28,7 @@ def checks(
     total = len(subject.tokens) - 1
     yield from _counted(subject, total)
     own = bool(subject.loop)
-    entry, files = (subject.loop, subject.loop_files) if own else (subject.entry, subject.files)
+    entry, files = (subject.loop if own else subject.entry), subject.files
     with process.opened(entry, files, "score") as remote:
         if remote is None:
             yield unchecked("S4", process.broken)
@@ -107,7 +107,7 @@ def _whole(subject: Subject, remote: Remote, tier: Any, facts: dict[str, Any]) -
         verdicts.append(claims.clock("T2", "evaluation, here,", spent, subject.eval_limit))
     if subject.claim is None or subject.claim.val_loss is None:
         return [*verdicts, unchecked("S4", f"no loss is stated; here it is {loss:.8f} nats over {total:,} targets")]
-    what = "the submission's own loop, from its own files alone" if remote.about["evaluate"] else "through the driver"
+    what = "its own loop" if remote.about["evaluate"] else "through the driver"
     again = claims.rescored(subject.claim.val_loss, loss, total, what)
     verdicts += [again, Verdict("C4b", again.status, f"one sum, {again.why}", again.evidence)]
     return verdicts

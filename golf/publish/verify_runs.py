@@ -13,7 +13,7 @@ from golf.contracts import DataError, RunResult
 from golf.data import corpus, local, shards
 from golf.eval.validity.claims import Seed
 from golf.pack import container
-from golf.publish import verify_bundle, verify_ours
+from golf.publish import verify_ours
 from golf.publish.check import read_result
 from golf.publish.convert import recall
 from golf.publish.verify_foreign import split_facts
@@ -89,11 +89,10 @@ def _ours(subject: Subject, artifact: Path, script: Path, tokenizer: Path, resul
     subject.sources = {script.name: script.read_text(encoding="utf-8", errors="replace")}
     subject.source_sha256 = sha256(script)
     shared: dict[str, Path | bytes] = {artifact.name: artifact, TOKENIZER: tokenizer}
-    subject.entry, subject.loop = "golf_entry.py:Ours", "golf_loop.py"
+    subject.entry = subject.loop = "golf_entry.py:Ours"
     tree = {f"golf/{path.relative_to(PACKAGE).as_posix()}": path for path in PACKAGE.rglob("*.py")}
     subject.files = shared | tree | {"golf_entry.py": Path(verify_ours.__file__)}
-    subject.loop_files = shared | {SCRIPT: script, "golf_loop.py": Path(verify_bundle.__file__)}
-    subject.ours = frozenset({*tree, "golf_entry.py", "golf_loop.py"})
+    subject.ours = frozenset({*tree, "golf_entry.py"})
     with_tokenizer(subject, tokenizer)
     subject.retrain = str(script)
     about, _ = container.load(artifact.read_bytes())

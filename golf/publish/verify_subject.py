@@ -24,7 +24,7 @@ class Subject:
     """A submission laid out for the checks. None or empty: not there, and the checks that need it say so.
 
     folder: where it lies.  entry, loop: files (`predictor.py`, `predictor.py:NAME`) of the predictor's functions and
-        of the submission's own `evaluate`, in the folder that `files` and `loop_files` make up.
+        of the submission's own `evaluate`, in the folder that `files` make up.
     ours: names in there that golf put in.
     counted, shown: bytes by file, those under the cap and those that are free.
     tokens: the validation stream.  raw: its documents' texts.  train: arrays of training tokens; train_tokens: how
@@ -39,7 +39,6 @@ class Subject:
     files: dict[str, Path | bytes] = field(default_factory=dict)
     artifact: str = ""
     loop: str = ""
-    loop_files: dict[str, Path | bytes] = field(default_factory=dict)
     ours: frozenset[str] = frozenset()
     counted: dict[str, int] = field(default_factory=dict)
     shown: dict[str, int] = field(default_factory=dict)

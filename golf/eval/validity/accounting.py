@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from golf.contracts import ByteTable
+from golf.eval import differs
 from golf.eval.validity.verdict import Verdict, beside_the_point, failed, passed, unchecked
 
 MARKER = "▁"  # how SentencePiece writes a space
@@ -17,6 +18,7 @@ MARKER = "▁"  # how SentencePiece writes a space
 RAW_TOLERANCE = 1e-5
 IDENTITY = 1e-6
 MARGINAL = 1e-4
+LISTED = 300  # documents that differ from their raw text are explained one by one, up to so many
 # Tokens per byte of the challenge's validation split, by size of the stock vocabulary (and with case markers).
 KNOWN_RATIOS = {"sp1024": 0.41052, "sp4096": 0.30123, "sp8192": 0.26834, "caseops8192": 0.31674}
 KNOWN_BYTES, KNOWN_TOLERANCE = 151.08e6, 1e-4
@@ -113,10 +115,9 @@ def documents(
             raw = len(document.raw.encode())
             totals["raw"] += raw
             if document.raw != document.decoded:
-                at, pair = _first_difference(document.raw, document.decoded)
-                sizes = {"document": number, "bytes": counted, "raw_bytes": raw}
-                differing.append({**sizes, "at": at, "raw": pair[0], "decoded": pair[1]})
-    facts = {**totals, "differing": len(differing), "leading_spaces": leading, "listed": differing[:1000]}
+                why = differs.why(document.raw, document.decoded) if len(differing) < LISTED else "not looked at"
+                differing.append({"document": number, "bytes": counted, "raw_bytes": raw, "why": why})
+    facts = {**totals, "differing": len(differing), "leading_spaces": leading, "listed": differing[:LISTED]}
     if wrong is not None:
         why = (
             f"document {wrong['document']} counts {wrong['numbers'][0]:,} bytes, its text has {wrong['numbers'][1]:,}"
