@@ -131,12 +131,11 @@ def documents(
     if has_raw:
         off = (totals["table"] - totals["raw"]) / max(totals["raw"], 1)
         if abs(off) > RAW_TOLERANCE:
-            first = differing[0] if differing else {}
             why = (
                 f"tokens spell {totals['table']:,} bytes, the raw documents have {totals['raw']:,} ({off:+.2%}); "
                 f"{len(differing):,} documents differ"
             )
-            return failed("B1", why, numbers=[totals["table"], totals["raw"]], **first), facts
+            return failed("B1", why, numbers=[totals["table"], totals["raw"]], first=differing[:1]), facts
         words += f"; raw documents have {totals['raw']:,}, {len(differing):,} of them differ"
     else:
         words += "; raw documents not given"
