@@ -77,7 +77,7 @@ def open_subject(path: Path, data: Path | None = None, seed: int | None = None) 
         return verify_runs.open_submission(path, data, seed)
     raise DataError(
         f"{path} holds neither {verify_runs.RESULT} (a run) nor {verify_runs.METADATA} (a submission) nor "
-        f"{verify_foreign.MANIFEST}; describe a foreign submission in the last, see docs/validity.md"
+        f"{verify_foreign.MANIFEST}; describe a foreign submission in the last, see docs/verify.md"
     )
 
 

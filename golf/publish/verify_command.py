@@ -24,7 +24,7 @@ def verify(
 ) -> None:
     """Run SUBMISSION in a clean place and test every validity condition; exits 1 when one is broken.
 
-    SUBMISSION is a run of golf, a folder of `golf submit`, or any folder with a verify.json (see docs/validity.md).
+    SUBMISSION is a run of golf, a folder of `golf submit`, or any folder with a verify.json (see docs/verify.md).
     """
     from rich.console import Console
 

@@ -16,7 +16,8 @@ from golf.eval.validity.verdict import Verdict, failed, unchecked
 from golf.publish.verify_remote import Remote
 from golf.publish.verify_subject import Subject
 
-# Tokens hashed a second on one slow core, measured with `python benchmarks/verify.py`.
+CARRIED_TOKENS = 5_000_000  # of the validation text, looked for in the submission's files
+# Tokens hashed a second on one core, rounded down: `python benchmarks/shingles.py`.
 SCAN_TOKENS_PER_SECOND = 8e6
 
 
@@ -46,11 +47,32 @@ def _documents(subject: Subject) -> Iterator[Document]:
     stream = ((tokens, _spelled(subject, tokens)) for _, tokens in splits.split_documents(subject.tokens, subject.bos))
     if subject.transform:
         with Remote(subject.entry, subject.files, environment=subject.environment) as remote:
-            for (tokens, text), original in zip(stream, raw):
+            for (tokens, text), original in _side_by_side(stream, raw):
                 yield Document(tokens, remote.transform("decode", [text])[0], original)
         return
-    for (tokens, text), original in zip(stream, raw):
+    for (tokens, text), original in _side_by_side(stream, raw):
         yield Document(tokens, text, original)
+
+
+def _side_by_side(stream: Iterable[tuple[np.ndarray, str]], raw: Iterable[str | None]) -> Iterator[Any]:
+    """Documents of the tokens and of the raw text; where there are more of one, the other's are empty."""
+    if isinstance(raw, itertools.repeat):
+        yield from zip(stream, raw)
+        return
+    for tokens, text in itertools.zip_longest(stream, raw):
+        yield tokens or (np.empty(0, np.int64), ""), text if text is not None else ""
+
+
+def _carried(subject: Subject) -> Verdict:
+    """D1 of the submission's own files: nothing of the validation text is shipped with them."""
+    files = {
+        name: source if isinstance(source, bytes) else source.read_bytes()
+        for name, source in subject.files.items()
+        if name not in subject.ours and not name.startswith("golf/") and not name.endswith(".model")
+    }
+    tokens = np.asarray(subject.tokens[:CARRIED_TOKENS])
+    text = "".join(_spelled(subject, part) for _, part in splits.split_documents(tokens, subject.bos)).encode()
+    return splits.carried(files, text, tokens)
 
 
 def _spelled(subject: Subject, tokens: np.ndarray) -> str:
@@ -79,6 +101,8 @@ def transform(subject: Subject) -> Iterator[Verdict]:
 def split_checks(subject: Subject, seconds: float) -> Iterator[Verdict]:
     """D1 and D2. seconds: how long reading the training text may take."""
     yield splits.identity(subject.split_found, subject.split_wanted)
+    if subject.tokens is not None and subject.speaker is not None:
+        yield _carried(subject)
     if subject.tokens is None:
         yield unchecked("D1", subject.no_tokens)
     elif subject.train is None:

@@ -35,6 +35,7 @@ def _black_box(
 ) -> Iterator[Verdict]:
     length = min(facts.get("excerpt_targets", 256), 512 if subject.kind == "foreign" else 4096)
     # A stream that has documents in it, so that what goes by documents shows.
+    least = facts.get("least", 6)
     pieces = causality.excerpts(subject.tokens, subject.bos, [length, length, length], draw)
     piece = max(pieces[:2] + pieces[2:], key=lambda each: (len(each.edges) > 2, len(each.tokens)))
     vocab = len(subject.table.bytes_V) if subject.table is not None else int(np.max(subject.tokens)) + 1
@@ -45,7 +46,7 @@ def _black_box(
     positions, nats = evaluate(piece.tokens)
     yield evaluator.once(positions, len(piece.targets))
     yield evaluator.in_order(evaluate, piece, subject.bos, draw)
-    yield from evaluator.flips(evaluate, piece, vocab, draw, Budget(tier.probe))
+    yield from evaluator.flips(evaluate, piece, vocab, draw, Budget(tier.probe, least))
     with process.opened(subject.entry, subject.files, "predictor beside the loop") as predictor:
         if predictor is None or not predictor.scores:
             yield unchecked("C2b", "the submission gives no distribution its charges could be read off")
@@ -59,4 +60,4 @@ def _black_box(
         def row_of(tokens: np.ndarray) -> np.ndarray:
             return causality.step(predictor, subject.artifact, tokens)
 
-        yield from evaluator.charges(evaluate, piece, vocab, row_of, draw, Budget(tier.probe))
+        yield from evaluator.charges(evaluate, piece, vocab, row_of, draw, Budget(tier.probe, least))

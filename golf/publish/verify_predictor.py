@@ -18,6 +18,8 @@ from golf.publish.verify_subject import Subject
 
 # An excerpt that takes no longer than this is never too long.
 BRIEF = 0.05
+# One that takes longer is slow, and then every check looks a few times only, however little time it has.
+SLOW_SECONDS, FEW, MANY = 0.8, 2, 6
 CHECKS = ("C1a", "C1b", "C1c", "C1e", "C2a", "C2c", "C2d", "C3a", "C3b", "C3c", "C4b")
 
 
@@ -51,21 +53,23 @@ def _probe(
     length, seconds = affordable(remote, artifact, subject, tier)
     facts["excerpt_targets"], facts["seconds_per_excerpt"] = length, seconds
     stretch = driver.STRETCH if hasattr(remote, "logprobs") else None
-    pieces = causality.excerpts(tokens, subject.bos, [length] * 4, draw)
+    least = facts["least"] = FEW if seconds > SLOW_SECONDS else MANY
+    pieces = causality.excerpts(tokens, subject.bos, [length] * (2 if least == FEW else 4), draw)
     # New to the process, so before anything else looks at them.
     yield recording.repeat(remote, artifact, pieces[-1], stretch)
     beyond = _beyond(subject, length, seconds, tier)
     if beyond:
         pieces += [causality.excerpts(tokens, subject.bos, [8, 8, beyond], draw)[-1]]
+    form = causality.rows if hasattr(remote, "logprobs") else causality.steps
+    bases = [form(remote, artifact, piece.tokens) for piece in pieces]
     masses = recording.Masses()
-    for piece in pieces:
-        for _ in masses.watch(driver.drive(remote, artifact, piece.tokens, stretch=stretch), piece.begin):
-            pass
+    for piece, base in zip(pieces, bases):
+        masses.count(base, piece.begin)
     yield masses.verdict()
-    yield from recording.asking(remote, artifact, pieces[0], Budget(tier.probe / 3))
-    yield from causality.later_tokens(remote, artifact, pieces, draw, Budget(tier.probe * 2))
-    yield from causality.step_equals_stretch(remote, artifact, pieces, draw, Budget(tier.probe))
-    yield from recording.flips(remote, artifact, pieces[0], draw, Budget(tier.probe / 2))
+    yield from recording.asking(remote, artifact, pieces[0], Budget(tier.probe / 3, least))
+    yield from causality.later_tokens(remote, artifact, pieces, bases, draw, Budget(tier.probe * 2, least))
+    yield from causality.step_equals_stretch(remote, artifact, pieces, bases, draw, Budget(tier.probe, least))
+    yield from recording.flips(remote, artifact, pieces[0], bases[0], draw, Budget(tier.probe / 2, least))
     yield from _adapting(subject, remote, tier, length, draw)
     yield from causality.isolation(remote, artifact, pieces, subject.isolated, draw)
     yield _bytes_too(subject, remote, pieces[0])
@@ -113,7 +117,9 @@ def affordable(remote: Remote, artifact: str, subject: Subject, tier: Any) -> tu
     A predictor that computes in windows answers for a whole one in the time of a part.
     """
     chosen, form = (16, 0.0), causality.rows if hasattr(remote, "logprobs") else causality.steps
-    for length in (16, 64, 256, 1024, min(subject.context or 0, 4096)):
+    # Of golf's own it is known how long a window is.
+    lengths = (16, min(subject.context, 4096)) if subject.context else (16, 64, 256, 1024)
+    for length in lengths:
         piece = np.asarray(subject.tokens[: length + 1], np.int64)
         if len(piece) < 3 or (length <= chosen[0] and chosen[1]):
             continue

@@ -1,4 +1,4 @@
-"""The score again, from the artifact alone, in a process that has seen nothing yet: S4, C4a, C1d, T2."""
+"""The score again, from the artifact alone, in processes that have seen nothing yet: S4, C4a, C4b, C2b, T2."""
 
 from __future__ import annotations
 
@@ -10,128 +10,156 @@ import numpy as np
 
 from golf.contracts import PredictorError
 from golf.eval.validity import causality, claims, driver, evaluator, recording
-from golf.eval.validity.verdict import Verdict, passed, unchecked
+from golf.eval.validity.causality import Excerpt
+from golf.eval.validity.recording import Masses
+from golf.eval.validity.verdict import Verdict, failed, passed, unchecked
 from golf.publish.verify_process import Scoring
 from golf.publish.verify_remote import Remote
 from golf.publish.verify_subject import Subject
 
 SAMPLES = 8
+LOOP, DRIVER = "its own loop", "through the driver"
 
 
 def checks(
     subject: Subject, process: Scoring, tier: Any, draw: np.random.Generator, facts: dict[str, Any]
 ) -> Iterator[Verdict]:
-    """Score everything where the tier has time for it, else a sample."""
+    """Score everything where the tier has time for it, else a sample: by the submission's own loop, where it has one,
+    and through the driver."""
     if subject.tokens is None or not subject.entry:
         yield from (unchecked(check, subject.no_tokens) for check in ("S4", "C4a"))
         return
-    total = len(subject.tokens) - 1
-    yield from _counted(subject, total)
-    own = bool(subject.loop)
-    entry, files = (subject.loop if own else subject.entry), subject.files
-    with process.opened(entry, files, "score") as remote:
+    yield from _counted(subject, len(subject.tokens) - 1)
+    try:
+        yield from _scored(subject, process, tier, draw, facts)
+    except PredictorError as error:
+        yield process.failure(error)
+
+
+def _scored(
+    subject: Subject, process: Scoring, tier: Any, draw: np.random.Generator, facts: dict[str, Any]
+) -> Iterator[Verdict]:
+    tokens = np.asarray(subject.tokens[:], np.int64)
+    total = len(tokens) - 1
+    samples = SAMPLES if facts.get("least", 6) > 2 else 3
+    pieces = causality.excerpts(tokens, subject.bos, [facts.get("excerpt_targets", 256)] * samples, draw)
+    with process.opened(subject.entry, subject.files, "trial") as remote:
         if remote is None:
             yield unchecked("S4", process.broken)
             return
-        try:
-            yield from _whole(subject, remote, tier, facts) or _sample(subject, remote, draw, facts)
-        except PredictorError as error:
-            yield process.failure(error)
-    if "charged" in facts:
-        yield from _all_charges(subject, process, tier, facts, *facts.pop("charged"))
-
-
-def _all_charges(
-    subject: Subject, process: Scoring, tier: Any, facts: dict[str, Any], positions: np.ndarray, nats: np.ndarray
-) -> Iterator[Verdict]:
-    """C2b and C2a of every target, where the predictor is fast enough to be asked for all of them."""
-    total = len(subject.tokens) - 1
-    expected = facts.get("seconds_per_excerpt", 0.0) / max(facts.get("excerpt_targets", 1), 1) * total
-    if facts.get("rescore_seconds", 0.0) + expected > tier.rescore:
-        return
-    with process.opened(subject.entry, subject.files, "every distribution") as remote:
-        if remote is None or not remote.scores:
-            return
-        tokens, masses = np.asarray(subject.tokens[:], np.int64), recording.Masses()
-        stretch = driver.STRETCH if hasattr(remote, "logprobs") else None
-        try:
-            pieces = list(masses.watch(driver.drive(remote, subject.artifact, tokens, stretch=stretch)))
-        except PredictorError as error:
-            yield process.failure(error)
-            return
+        has_loop = remote.about["evaluate"]
+        expected = {name: _expected(remote, subject, tokens, name) for name in ([LOOP] if has_loop else []) + [DRIVER]}
+        facts |= {f"seconds_expected_{name.replace(' ', '_')}": seconds for name, seconds in expected.items()}
+    left, charged, recorded = tier.rescore, None, None
+    if has_loop and expected[LOOP] < left:
+        charged, seconds = _loop(subject, process, tokens)
+        left -= seconds
+        yield from _loop_verdicts(subject, charged, seconds, total, facts)
+    if expected[DRIVER] < left:
+        masses = Masses()
+        begin = time.monotonic()
+        recorded = _drive(subject, process, tokens, masses)
         yield masses.verdict()
-        recorded = np.concatenate([piece.nats_T for piece in pieces])
-        yield evaluator.read_off(positions, nats, recorded, tokens)
+        yield from _agree(subject, float(recorded.mean()), total, DRIVER)
+        facts["val_loss"] = float(recorded.mean())
+        if not has_loop:
+            yield from _clock(subject, time.monotonic() - begin)
+    if charged is not None:
+        # What one process charged for the whole text, against what another recorded of it, or of its beginning.
+        if recorded is None:
+            first = pieces[0]
+            recorded = _drive(subject, process, first.tokens, Masses())
+        yield evaluator.read_off(*_first(charged, len(recorded)), recorded, tokens)
+    elif recorded is None:
+        seconds = min(expected.values())
+        yield from _sample(subject, process, pieces, f"scoring all {total:,} targets would take about {seconds:,.0f} s")
 
 
 def _counted(subject: Subject, total: int) -> Iterator[Verdict]:
     """C4a of the numbers that are stated; the driver itself asks for each target once and in order."""
     claimed = subject.claim.tokens if subject.claim else None
     if claimed is not None and claimed != total:
-        positions = np.arange(1, claimed + 1)
-        verdict = evaluator.once(positions, total)
-        why = f"{claimed:,} scored targets are stated, the split has {total:,}: {verdict.why}"
-        yield Verdict("C4a", verdict.status, why, {**verdict.evidence, "numbers": [claimed, total]})
+        why = f"{claimed:,} scored targets are stated, the split has {total:,}: {abs(claimed - total):,} are "
+        why += "left out" if claimed < total else "too many"
+        yield failed("C4a", why, position=min(claimed, total) + 1, numbers=[claimed, total])
     else:
-        words = f", as stated, of {claimed:,}" if claimed is not None else f" of {total:,}"
-        yield passed("C4a", f"the driver asks for each target once{words}, the last included")
+        words = f"{total:,}, as stated" if claimed is not None else f"{total:,}"
+        yield passed("C4a", f"the driver asks for each target once, {words}, the last included")
     yield passed("C1d", "the driver asks in stream order, and a state has seen nothing else")
 
 
-def _whole(subject: Subject, remote: Remote, tier: Any, facts: dict[str, Any]) -> list[Verdict]:
-    """Verdicts of a complete scoring; empty when it would take longer than the tier has."""
-    total, begin = len(subject.tokens) - 1, time.monotonic()
-    tokens, artifact = np.asarray(subject.tokens[:], np.int64), subject.artifact
-    trial = min(total, max(4 * facts.get("excerpt_targets", 256), 1024))
-    first = _losses(remote, artifact, tokens[: trial + 1], recording.Masses())
-    per_target = (time.monotonic() - begin) / trial
-    facts["rescore_seconds_expected"] = per_target * total
-    if per_target * total > tier.rescore:
-        return []
-    verdicts, begin = [], time.monotonic()
-    masses = recording.Masses()
-    positions, nats = (np.arange(1, trial + 1), first) if trial == total else (None, None)
-    if remote.about["evaluate"]:
-        positions, nats = remote.evaluate(artifact, tokens)
-        verdicts.append(evaluator.once(positions, total))
-        facts["charged"] = positions, nats
-    elif nats is None:
-        nats = _losses(remote, artifact, tokens, masses)
-    if masses.count:
-        verdicts.append(masses.verdict())
-    facts["rescore_seconds"] = seconds = time.monotonic() - begin
-    loss = float(np.sum(nats)) / max(len(nats), 1)
-    facts["val_loss"] = loss
-    if subject.eval_limit is not None and trial < total:
-        spent = {subject.claim.seed if subject.claim else 0: seconds}
-        verdicts.append(claims.clock("T2", "evaluation, here,", spent, subject.eval_limit))
-    if subject.claim is None or subject.claim.val_loss is None:
-        return [*verdicts, unchecked("S4", f"no loss is stated; here it is {loss:.8f} nats over {total:,} targets")]
-    what = "its own loop" if remote.about["evaluate"] else "through the driver"
-    again = claims.rescored(subject.claim.val_loss, loss, total, what)
-    verdicts += [again, Verdict("C4b", again.status, f"one sum, {again.why}", again.evidence)]
-    return verdicts
+def _expected(remote: Remote, subject: Subject, tokens: np.ndarray, what: str) -> float:
+    """Seconds that scoring everything will take, from a stretch at the beginning."""
+    trial, seconds = 64, 0.0
+    while seconds < 0.2 and trial < len(tokens) - 1:
+        trial, begin = 4 * trial, time.monotonic()
+        text = tokens[: trial + 1]
+        _ = remote.evaluate(subject.artifact, text) if what == LOOP else _losses(remote, subject, text, Masses())
+        seconds = time.monotonic() - begin
+    return seconds * max(1.0, (len(tokens) - 1) / trial)
 
 
-def _losses(remote: Remote, artifact: str, tokens: np.ndarray, masses: recording.Masses) -> np.ndarray:
-    """Nats in the order of targets; by the submission's own loop where it has one."""
-    if remote.about["evaluate"]:
-        return remote.evaluate(artifact, tokens)[1]
+def _loop(subject: Subject, process: Scoring, tokens: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+    with process.opened(subject.entry, subject.files, "own loop, everything") as remote:
+        if remote is None:
+            raise PredictorError(process.broken)
+        begin = time.monotonic()
+        return remote.evaluate(subject.artifact, tokens), time.monotonic() - begin
+
+
+def _loop_verdicts(
+    subject: Subject, charged: tuple[np.ndarray, np.ndarray], seconds: float, total: int, facts: dict[str, Any]
+) -> Iterator[Verdict]:
+    yield evaluator.once(charged[0], total)
+    facts["rescore_seconds"], facts["val_loss"] = seconds, float(np.sum(charged[1])) / max(len(charged[1]), 1)
+    yield from _clock(subject, seconds)
+    yield from _agree(subject, facts["val_loss"], total, LOOP)
+
+
+def _clock(subject: Subject, seconds: float) -> Iterator[Verdict]:
+    """T2 by our own clock. A machine unlike the track's proves nothing by being slow."""
+    if subject.eval_limit is not None:
+        words = f"{seconds:.1f} s here, with {subject.eval_limit:.0f} s on the track's hardware"
+        yield passed("T2", words) if seconds <= subject.eval_limit else unchecked("T2", words)
+
+
+def _drive(subject: Subject, process: Scoring, tokens: np.ndarray, masses: Masses) -> np.ndarray:
+    with process.opened(subject.entry, subject.files, "through the driver, everything") as remote:
+        if remote is None:
+            raise PredictorError(process.broken)
+        return _losses(remote, subject, tokens, masses)
+
+
+def _losses(remote: Remote, subject: Subject, tokens: np.ndarray, masses: Masses) -> np.ndarray:
+    """Nats of targets 1 .. N through the driver."""
     stretch = driver.STRETCH if hasattr(remote, "logprobs") else None
-    pieces = masses.watch(driver.drive(remote, artifact, tokens, stretch=stretch))
+    pieces = masses.watch(driver.drive(remote, subject.artifact, tokens, stretch=stretch))
     return np.concatenate([piece.nats_T for piece in pieces])
 
 
-def _sample(
-    subject: Subject, remote: Remote, draw: np.random.Generator, facts: dict[str, Any]
-) -> Iterator[Verdict]:
+def _first(charged: tuple[np.ndarray, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Charges of targets 1 .. count."""
+    inside = charged[0] <= count
+    return charged[0][inside], charged[1][inside]
+
+
+def _agree(subject: Subject, loss: float, total: int, what: str) -> Iterator[Verdict]:
+    """S4 and C4b: one sum, and the one that is stated."""
+    if subject.claim is None or subject.claim.val_loss is None:
+        yield unchecked("S4", f"no loss is stated; {what} it is {loss:.8f} nats a token over {total:,} targets")
+        return
+    again = claims.rescored(subject.claim.val_loss, loss, total, what)
+    yield again
+    yield Verdict("C4b", again.status, f"one sum: {again.why}", again.evidence)
+
+
+def _sample(subject: Subject, process: Scoring, pieces: list[Excerpt], reason: str) -> Iterator[Verdict]:
     """S4 from excerpts spread over the split."""
-    expected = facts["rescore_seconds_expected"]
-    reason = f"scoring all {len(subject.tokens) - 1:,} targets would take about {expected:,.0f} s here"
-    length = facts.get("excerpt_targets", 256)
-    pieces = causality.excerpts(subject.tokens, subject.bos, [length] * SAMPLES, draw)
-    means = [float(_losses(remote, subject.artifact, piece.tokens, recording.Masses()).mean()) for piece in pieces]
     if subject.claim is None or subject.claim.val_loss is None:
         yield unchecked("S4", f"no loss is stated, and {reason}")
         return
+    with process.opened(subject.entry, subject.files, "sample") as remote:
+        if remote is None:
+            raise PredictorError(process.broken)
+        means = [float(_losses(remote, subject, piece.tokens, recording.Masses()).mean()) for piece in pieces]
     yield claims.sampled(subject.claim.val_loss, means, len(means), reason)

@@ -22,6 +22,8 @@ INSIDE = "/submission"
 # What a process is told of the machine. One thread unless said otherwise: results then do not depend on the count.
 ENVIRONMENT = {"LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp", "OMP_WAIT_POLICY": "PASSIVE",
                "PYTHONHASHSEED": "0"}  # fmt: skip
+OFFLINE = ("--user", "--map-root-user", "--net")
+ALONE = (*OFFLINE, "--mount", "--pid", "--fork", "--kill-child")
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt")
 
 
@@ -47,13 +49,13 @@ def place(clean: Path, root: Path, report: int, threads: int, extra: Mapping[str
     if namespaces() == "files":
         script = " && ".join(shlex.join(line) for line in mounts(clean, root))
         inside = shlex.join(["chroot", str(root), *worker, "/worker.py", str(report), INSIDE])
-        command = ("unshare", "--user", "--map-root-user", "--mount", "--net", "sh", "-c", f"{script} && exec {inside}")
-        words = "its own network and file namespaces: only its files, Python and the system are there"
+        command = ("unshare", *ALONE, "sh", "-c", f"{script} && exec {inside}")
+        words = "namespaces of its own: no network, no other process, only its files, Python and the system"
         return Place(command, INSIDE, environment, words)
     plain = (*worker, str(WORKER), str(report), str(clean))
     environment |= {"HOME": str(root), "TMPDIR": str(root)}
     if namespaces() == "network":
-        command = ("unshare", "--user", "--map-root-user", "--net", *plain)
+        command = ("unshare", *OFFLINE, *plain)
         return Place(command, str(clean), environment, "its own network namespace; files watched, not hidden")
     return Place(plain, str(clean), environment, "no namespaces on this machine: sockets refused, files watched")
 
@@ -61,12 +63,14 @@ def place(clean: Path, root: Path, report: int, threads: int, extra: Mapping[str
 def mounts(clean: Path, root: Path) -> list[list[str]]:
     """Commands that put the file system together, in a mount namespace of its own."""
     commands = [["mount", "-t", "tmpfs", "tmpfs", str(root)]]
-    for path in (*SYSTEM, *prefixes(), "/dev", "/proc", "/sys"):
+    for path in (*SYSTEM, *prefixes(), "/dev", "/sys"):
         inside = f"{root}{path}"
         if os.path.islink(path):
             commands.append(["ln", "-s", os.readlink(path), inside])
         elif os.path.isdir(path) and not any(path.startswith(f"{above}/") for above in SYSTEM):
             commands += [["mkdir", "-p", inside], ["mount", "--rbind", path, inside]]
+    # Processes outside hold the targets: their memory is not to be found here.
+    commands += [["mkdir", f"{root}/proc"], ["mount", "-t", "proc", "proc", f"{root}/proc"]]
     commands += [["mkdir", f"{root}/tmp", f"{root}{INSIDE}"], ["mount", "--bind", str(clean), f"{root}{INSIDE}"]]
     return [*commands, ["cp", str(WORKER), f"{root}/worker.py"]]
 
@@ -82,13 +86,8 @@ def namespaces() -> str:
         root.mkdir()
         script = " && ".join(shlex.join(line) for line in mounts(clean, root))
         start = shlex.join(["chroot", str(root), sys.executable, "-I", "-c", "pass"])
-        for answer, flags, command in (
-            ("files", ["--mount", "--net"], f"{script} && exec {start}"),
-            ("network", ["--net"], "true"),
-        ):
-            done = subprocess.run(
-                ["unshare", "--user", "--map-root-user", *flags, "sh", "-c", command], capture_output=True, timeout=60
-            )
+        for answer, flags, command in (("files", ALONE, f"{script} && exec {start}"), ("network", OFFLINE, "true")):
+            done = subprocess.run(["unshare", *flags, "sh", "-c", command], capture_output=True, timeout=60)
             if done.returncode == 0:
                 return answer
     return "none"

@@ -57,7 +57,8 @@ def watch(report: int, folder: str) -> Callable[..., None]:
                     first = os.fsdecode(first)
                 if isinstance(first, (str, os.PathLike)):
                     flags = arguments[2] if name == "open" and isinstance(arguments[2], int) else 0
-                    note(name, os.path.abspath(first), write=bool(flags & (os.O_WRONLY | os.O_RDWR)))
+                    path = os.path.abspath(first).replace(f"/proc/{os.getpid()}/", "/proc/self/")
+                    note(name, path, write=bool(flags & (os.O_WRONLY | os.O_RDWR)))
             else:
                 note(name, " ".join(str(each)[:200] for each in arguments[:2]))
         finally:

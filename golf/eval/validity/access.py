@@ -82,6 +82,8 @@ def _file(
             return None
         why = f"reads {path}, which lies among Python's packages and belongs to none as it was installed"
         return failed("A3", why, file=path, where=event.get("where", ""))
+    if path.startswith("/proc/") and path.split("/")[2].isdigit():
+        return failed("A3", f"looks into another process: {path}", file=path, where=event.get("where", ""))
     if path.startswith(SYSTEM) or event.get("write"):
         return None
     return failed("A3", f"reads {path}, outside of the submission", file=path, where=event.get("where", ""))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -96,6 +97,7 @@ def documents(
     totals = {"documents": 0, "tokens": 0, "table": 0, "decoded": 0, "raw": 0}
     differing: list[dict[str, Any]] = []
     wrong: dict[str, Any] | None = None
+    another: dict[str, Any] | None = None
     leading = 0  # documents that open with a space, which the field's rule does not count
     has_raw = False
     for number, document in enumerate(found):
@@ -117,6 +119,8 @@ def documents(
             if document.raw != document.decoded:
                 why = differs.why(document.raw, document.decoded) if len(differing) < LISTED else "not looked at"
                 differing.append({"document": number, "bytes": counted, "raw_bytes": raw, "why": why})
+                if another is None and _letters(document.raw) != _letters(document.decoded):
+                    another = differing[-1]
     facts = {**totals, "differing": len(differing), "leading_spaces": leading, "listed": differing[:LISTED]}
     if wrong is not None:
         why = (
@@ -126,6 +130,9 @@ def documents(
     if claimed_bytes is not None and claimed_bytes != totals["table"]:
         why = f"{claimed_bytes:,} bytes are claimed, the tokens spell {totals['table']:,}"
         return failed("B1", why, numbers=[claimed_bytes, totals["table"]]), facts
+    if another is not None:
+        why = f"document {another['document']} is another text than the raw one: {another['why']}"
+        return failed("B1", why, numbers=[another["bytes"], another["raw_bytes"]], document=another["document"]), facts
     words = f"{totals['documents']:,} documents, {totals['table']:,} bytes of tokens = bytes of their text"
     words += f" ({leading:,} leading spaces not counted)" if leading else ""
     if has_raw:
@@ -218,6 +225,12 @@ def byte_marginals(rows: Iterable[tuple[int, np.ndarray, np.ndarray, np.ndarray]
 
 def _each_byte(claimed: np.ndarray, right: np.ndarray) -> list[tuple[str, float, float]]:
     return [(f"byte {byte} weighs", claimed[byte], right[byte]) for byte in range(256)]
+
+
+def _letters(text: str) -> str:
+    """What no normalizer takes away: letters, digits and signs, without their form."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return "".join(char for char in folded if unicodedata.category(char)[0] in "LNPS")
 
 
 def _first_difference(a: str, b: str) -> tuple[int, tuple[str, str]]:

@@ -24,8 +24,8 @@ SAME = 1e-5
 CLOSE = 1e-3
 # Log probabilities below this are compared as if they were this: what remains weighs nothing.
 FLOOR = -30.0
-# Cuts that are made however slow the predictor is, and those that are enough however fast.
-LEAST, MOST = 6, 400
+# Cuts that are enough however fast the predictor is.
+MOST = 400
 
 STRUCTURAL = "one distribution is on record before its target leaves the driver's process"
 
@@ -118,17 +118,22 @@ def others(tokens: np.ndarray, vocab: int, draw: np.random.Generator) -> np.ndar
 
 
 def later_tokens(
-    predictor: Any, artifact: Any, pieces: Sequence[Excerpt], draw: np.random.Generator, budget: Budget
+    predictor: Any,
+    artifact: Any,
+    pieces: Sequence[Excerpt],
+    bases: Sequence[np.ndarray],
+    draw: np.random.Generator,
+    budget: Budget,
 ) -> list[Verdict]:
-    """C1a and C1b: with everything from a target on replaced, its row and those before it stay what they were."""
+    """C1a and C1b: with everything from a target on replaced, its row and those before it stay what they were.
+
+    bases: `rows` of the excerpts as they are.
+    """
     if not isinstance(predictor, Stretches):
         return [passed(check, STRUCTURAL) for check in ("C1a", "C1b")]
-    plans = []
-    for piece in pieces:
-        base = rows(predictor, artifact, piece.tokens)
-        plans.append((piece, base, cuts(piece, base, draw)))
+    plans = [(piece, base, cuts(piece, base, draw)) for piece, base in zip(pieces, bases)]
     made, looked, worst = 0, 0, 0.0
-    while plans and made < MOST and not (budget.over and made >= LEAST):
+    while plans and made < MOST and not budget.enough(made):
         piece, base, plan = plans[made % len(plans)]
         cut = next(plan, None)
         if cut is None:
@@ -209,26 +214,32 @@ def reproduce(
 
 
 def step_equals_stretch(
-    predictor: Any, artifact: Any, pieces: Sequence[Excerpt], draw: np.random.Generator, budget: Budget
+    predictor: Any,
+    artifact: Any,
+    pieces: Sequence[Excerpt],
+    bases: Sequence[np.ndarray],
+    draw: np.random.Generator,
+    budget: Budget,
 ) -> list[Verdict]:
     """C2c: what the stretch form says is what the step form says, which has not been shown the target."""
     if not isinstance(predictor, Stretches):
         return [passed("C2c", STRUCTURAL)]
     made, worst = 0, 0.0
-    share = [Budget(max(0.0, budget.left) * (number + 1) / len(pieces)) for number in range(len(pieces))]
-    for piece, until in zip(pieces, share):
-        base = rows(predictor, artifact, piece.tokens)
-        begin = time.monotonic()
-        step(predictor, artifact, piece.tokens[: len(base)])
-        seconds = time.monotonic() - begin
-        wanted = max(2, min(len(base), int(until.left / max(seconds, 1e-6))))
+    count, seconds = len(pieces), 0.0
+    share = [Budget(max(0.0, budget.left) * (number + 1) / count) for number in range(count)]
+    for piece, base, until in zip(pieces, bases, share):
+        # How many there is time for is seen from the first that were asked.
+        fitting = int(until.left / seconds) if seconds else len(base) if len(base) < 32 else 16
+        wanted = max(-(-budget.least // count), min(len(base), fitting))
         chosen = sorted(itertools.islice(cuts(piece, base, draw), wanted))
         state, shown = predictor.observe(predictor.open(artifact), int(piece.tokens[0])), 1
         for row in chosen:
             if row + 1 > shown:
                 state = driver.advance(predictor, state, piece.tokens[shown : row + 1])
                 shown = row + 1
+            begin = time.monotonic()
             alone = driver.record(predictor.distribution(state), 1, None, row).double().numpy()[0]
+            seconds = time.monotonic() - begin
             gap, made = float(apart(base[row], alone)), made + 1
             worst = max(worst, gap)
             if gap > CLOSE:
@@ -240,7 +251,7 @@ def step_equals_stretch(
                 )
                 place, tokens = [piece.begin, len(piece.tokens)], [int(piece.targets[row]), token]
                 return [failed("C2c", why, position=target, tokens=tokens, numbers=numbers, excerpt=place)]
-            if until.over and made >= LEAST:
+            if until.over and made >= budget.least:
                 break
     return [passed("C2c", f"{made:,} rows of stretches equal those asked for one by one within {worst:.1g}")]
 

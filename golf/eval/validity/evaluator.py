@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from golf.eval.validity.causality import CLOSE, FLOOR, LEAST, MOST, SAME, Excerpt, others
+from golf.eval.validity.causality import CLOSE, FLOOR, MOST, SAME, Excerpt, others
 from golf.eval.validity.verdict import Budget, Verdict, failed, passed, unchecked
 
 # Trying the whole vocabulary at one target may always take so long.
@@ -83,7 +83,7 @@ def flips(evaluate: Evaluate, piece: Excerpt, vocab: int, draw: np.random.Genera
                 tokens = [int(piece.tokens[place]), int(changed[place])]
                 facts = {"position": piece.begin + at, "changed": [piece.begin + place], "tokens": tokens}
                 return [failed(name, why, **facts, numbers=numbers) for name in dict.fromkeys((check, "C1a", "C1c"))]
-        if (budget.over and made >= LEAST) or made >= MOST:
+        if budget.enough(made) or made >= MOST:
             break
     why = f"the submission's own loop: {made} changes, no score before one changes"
     return [passed(check, why) for check in ("C1a", "C1c", "C3c")]
@@ -111,7 +111,7 @@ def charges(
         # What comes after cannot matter to a sound score, and a shorter text is scored sooner.
         text, row = piece.tokens[: place + 1].copy(), row_of(piece.tokens[:place])
         whole = seconds * vocab < max(budget.left, WHOLE_SECONDS)
-        others = np.arange(vocab) if whole else _some(row, draw)
+        others = np.arange(vocab) if whole else _some(row, draw)[: max(3, budget.least)]
         charged = np.empty(len(others))
         for slot, token in enumerate(others.tolist()):
             text[place] = token

@@ -99,10 +99,14 @@ def merge(verdicts: Iterable[Verdict]) -> list[Verdict]:
 
 
 class Budget:
-    """Seconds a check may take. It does what it must at least, then as much as there is time for."""
+    """Seconds a check may take. It looks `least` times, then as often as there is time for."""
 
-    def __init__(self, seconds: float) -> None:
-        self.end = time.monotonic() + seconds
+    def __init__(self, seconds: float, least: int = 6) -> None:
+        self.end, self.least = time.monotonic() + seconds, least
+
+    def enough(self, made: int) -> bool:
+        """Whether to stop after having looked so many times."""
+        return made >= self.least and self.over
 
     @property
     def left(self) -> float:
