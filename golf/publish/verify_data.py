@@ -70,6 +70,7 @@ def _carried(subject: Subject) -> Verdict:
         for name, source in subject.files.items()
         if name not in subject.ours and not name.startswith("golf/") and not name.endswith(".model")
     }
+    files |= {name: text.encode() for name, text in subject.sources.items()}
     tokens = np.asarray(subject.tokens[:CARRIED_TOKENS])
     text = "".join(_spelled(subject, part) for _, part in splits.split_documents(tokens, subject.bos)).encode()
     return splits.carried(files, text, tokens)

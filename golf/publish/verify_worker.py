@@ -48,10 +48,11 @@ def watch(report: int, folder: str) -> Callable[..., None]:
         busy = True
         try:
             first = arguments[0] if arguments else ""
+            # The import system reads compiled modules so, and looks through the folders that modules may lie in.
+            if name in ("marshal.loads", "os.listdir") and "importlib" in sys._getframe(1).f_code.co_filename:
+                return
             if name == "marshal.loads":
-                # The import system reads compiled modules this way.
-                if "importlib" not in sys._getframe(1).f_code.co_filename:
-                    note(name, "")
+                note(name, "")
             elif name in ("open", "os.listdir", "ctypes.dlopen", "sqlite3.connect"):
                 if isinstance(first, bytes):
                     first = os.fsdecode(first)

@@ -161,10 +161,9 @@ def disjoint(
 
 def carried(files: dict[str, bytes], text: bytes, tokens: np.ndarray) -> Verdict:
     """D1 of the artifact: no passage of the validation text lies in it, as text or as tokens, packed or not."""
-    words, checked = weights(), 0
+    words = weights()
     as_text = np.frombuffer(text, np.uint8).astype(np.uint16)
     for form, sequence in (("text", as_text), ("16-bit tokens", np.asarray(tokens, np.uint16))):
-        length = CARRIED * SHINGLE if form == "text" else SHINGLE
         held = shingles([(0, sequence)], words)
         for name, data in files.items():
             for inside in (data, *unpacked(data)):
@@ -174,12 +173,11 @@ def carried(files: dict[str, bytes], text: bytes, tokens: np.ndarray) -> Verdict
                 ]  # fmt: skip
                 for candidate in forms:
                     hit, _, _ = scan(held, [candidate], words)
-                    checked += 1
                     found = int(hit.sum())
                     if found >= (CARRIED if form == "text" else 2):
                         why = f"{name} holds {found} passages of the validation text as {form}"
                         return failed("D1", why, file=name, numbers=[found, 0])
-    return passed("D1", f"{len(files)} files hold no passage of {length} bytes or {SHINGLE} tokens of it")
+    return passed("D1", f"no passage of the validation text in {len(files)} files of the submission")
 
 
 def unpacked(data: bytes) -> Iterator[bytes]:
