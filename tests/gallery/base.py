@@ -128,6 +128,13 @@ def split_weights(folder):
     state_scores(folder)
 
 
+def ship(folder, text):
+    """A second model file with a text in it."""
+    np.savez_compressed(folder / "text.npz", text=np.frombuffer(text.encode(), np.uint8))
+    manifest(folder, artifact=["weights.npz", "text.npz"])
+    state_scores(folder)
+
+
 def pickle_weights(folder):
     with np.load(folder / "weights.npz") as file:
         counts = file["counts"].tolist()

@@ -121,6 +121,7 @@ def documents(
                 differing.append({"document": number, "bytes": counted, "raw_bytes": raw, "why": why})
                 if another is None and _letters(document.raw) != _letters(document.decoded):
                     another = differing[-1]
+    totals["tokens"] -= 1  # the first is given
     facts = {**totals, "differing": len(differing), "leading_spaces": leading, "listed": differing[:LISTED]}
     if wrong is not None:
         why = (

@@ -1,0 +1,135 @@
+"""`golf verify` on golf's own runs, on processes that try things, and through the command."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from small_record import write_record
+
+from golf.cli import cli
+from golf.contracts import DataError, PredictorError
+from golf.eval.validity import access
+from golf.eval.validity.verdict import Status
+from golf.events import quiet
+from golf.publish import verify, verify_sandbox
+from golf.publish.verify import Tier
+from golf.publish.verify_process import packaged_files
+from golf.publish.verify_remote import Remote
+
+TIER = Tier(name="test", probe=0.3, rescore=60.0, scan=60.0)
+PLAIN = b"""
+import numpy as np
+def open(artifact):
+    return []
+def observe(state, token):
+    return [*state, token]
+def distribution(state):
+    return np.log(np.full(7, 1 / 7))
+"""
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("verified")
+    record = write_record(folder)
+    done = CliRunner().invoke(cli, ["run", str(record), "--out", str(folder / "out")])
+    assert done.exit_code == 0, done.output
+    return folder / "out" / "1337"
+
+
+def statuses(report):
+    return {verdict.check: verdict.status for verdict in report.verdicts}
+
+
+def test_a_run_of_golf_passes(run):
+    report = verify.verify(verify.open_subject(run), TIER, quiet)
+    wrong = [f"{verdict.check}: {verdict.why}" for verdict in report.verdicts if verdict.status is Status.FAIL]
+    assert report.ok, wrong
+    found = statuses(report)
+    for check in "C1a C1b C1c C2a C2b C2c C3b C3c C4a C4b B1 B2 B4 D1 D2 D4 A1 A2 A3 A4 A5 S3 S4".split():
+        assert found[check] is Status.PASS, next(v for v in report.verdicts if v.check == check)
+
+
+def test_a_run_whose_result_was_touched_up_does_not(run, tmp_path):
+    touched = tmp_path / "1337"
+    shutil.copytree(run, touched)
+    values = json.loads((touched / "result.json").read_text())
+    values["val_loss"] *= 0.99
+    values["val_bpb"] *= 0.99
+    (touched / "result.json").write_text(json.dumps(values))
+    found = statuses(verify.verify(verify.open_subject(touched), verify.TIERS["static"], quiet))
+    assert [check for check, status in found.items() if status is Status.FAIL] == ["S3"]
+
+
+def test_the_command(run, tmp_path):
+    page = tmp_path / "page.html"
+    done = CliRunner().invoke(cli, ["verify", str(run), "--tier", "static", "--json", "--html", str(page)])
+    values = json.loads(done.stdout)
+    assert done.exit_code == 0 and values["ok"] and len(values["checks"]) == 35
+    assert all(check["why"] for check in values["checks"])
+    text = page.read_text()
+    assert "no distribution depends on later tokens" in text and "://" not in text
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(DataError, match="neither"):
+        verify.open_subject(tmp_path / "nothing")
+
+
+def events_of(code, extra=(), calls=2):
+    """What a predictor with some more lines at its top is seen to do."""
+    with Remote("p.py", {"p.py": code + PLAIN, **dict(extra)}) as remote:
+        state = remote.observe(remote.open("p.py"), 3)
+        np.testing.assert_allclose(remote.distribution(state), np.log(np.full(7, 1 / 7)))
+        return remote.events(), remote.place.folder
+
+
+def judged(code, extra=()):
+    events, clean = events_of(code, extra)
+    found = access.smuggling(events, clean=clean, prefixes=verify_sandbox.prefixes(), packaged=packaged_files())
+    return [*found, access.network(events, "here")]
+
+
+@pytest.mark.parametrize(
+    ("code", "check"),
+    [
+        (b"try:\n    open('/home/somebody/weights.bin')\nexcept OSError:\n    pass\n", "A3"),
+        (b"import os\ntry:\n    os.open('/proc/2/mem', 0)\nexcept OSError:\n    pass\n", "A3"),
+        (b"import subprocess\nsubprocess.run(['true'])\n", "A3"),
+        (b"import os\nif not os.fork():\n    os._exit(0)\n", "A3"),
+        (b"import os\ntry:\n    os.environ['SECRET']\nexcept KeyError:\n    pass\n", "A3"),
+        (b"import socket\ntry:\n    socket.create_connection(('192.0.2.1', 80), 1)\nexcept OSError:\n    pass\n", "A2"),
+        (b"import pickle, collections\npickle.loads(pickle.dumps(collections.OrderedDict()))\n", "A5"),
+        (b"import marshal\nmarshal.loads(marshal.dumps(1))\n", "A5"),
+    ],
+)
+def test_what_a_process_tries_is_seen(code, check):
+    assert [verdict.check for verdict in judged(code) if verdict.status is Status.FAIL] == [check]
+
+
+def test_what_any_process_does_is_nothing():
+    code = b"import os, json, tempfile\nos.environ.get('SEED', '1')\nopen('table.json').close()\n"
+    assert all(verdict.status is Status.PASS for verdict in judged(code, {"table.json": b"{}"}))
+
+
+def test_a_process_that_ends_tells_its_last_words():
+    with pytest.raises(PredictorError, match="KeyError: 'WEIGHTS'"):
+        Remote("p.py", {"p.py": b"import os\nos.environ['WEIGHTS']\n" + PLAIN})
+    with Remote("p.py", {"p.py": PLAIN.replace(b"return [*state, token]", b"1 / 0")}) as remote:
+        with pytest.raises(PredictorError, match="ZeroDivisionError"):
+            remote.distribution(remote.observe(remote.open("x"), 1))
+
+
+@pytest.mark.skipif(verify_sandbox.namespaces() != "files", reason="this machine gives processes no namespaces")
+def test_the_clean_place_is_empty():
+    code = b"import os\nSEEN = sorted(os.listdir('/')) + [os.path.exists('/proc/2'), len(os.environ)]\n"
+    code += PLAIN.replace(b"return []", b"raise ValueError(SEEN)")
+    with Remote("p.py", {"p.py": code}) as remote, pytest.raises(PredictorError) as told:
+        remote.open("x")
+    assert "submission" in str(told.value) and "'home'" not in str(told.value) and "False" in str(told.value)
