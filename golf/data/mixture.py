@@ -103,6 +103,11 @@ class _Parts:
         self.counted = not spec.tokenizer and not self._tokenized
         self._tokenizer = self._find_tokenizer()
         self._speaker = Tokenizer(self._tokenizer)
+        if self._speaker.vocab != spec.vocab:
+            raise DataError(
+                f"{self._tokenizer} has {self._speaker.vocab} pieces where data.vocab={spec.vocab}; set "
+                f"data.vocab={self._speaker.vocab}"
+            )
 
     def open(self, index: int) -> Corpus:
         if index in self._tokenized:

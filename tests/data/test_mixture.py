@@ -94,6 +94,8 @@ def test_shards_fix_the_tokenizer(mixture, tmp_path):
     corpus = Mixture(sources=((0.5, mixture.sources[0][1]), (0.5, web)), vocab=330).open(tmp_path / "cache", quiet)
     assert corpus.tokenizer_sha256 == plain.tokenizer_sha256 and not corpus.tokenizer_counted
     wrong = replace(mixture.sources[1][1], vocab=330).open(tmp_path / "cache", quiet).tokenizer
+    with pytest.raises(DataError, match="330 pieces where data.vocab=512; set data.vocab=330"):
+        Mixture(sources=((1, web),), vocab=512).open(tmp_path / "cache", quiet)
     with pytest.raises(DataError, match="shards of one mixture need the same"):
         Mixture(sources=((1, web), (1, mixture.sources[0][1])), tokenizer=str(wrong), vocab=330).open(
             tmp_path / "cache", quiet
