@@ -21,7 +21,7 @@ RECIPE = Recipe(
     data=BuiltIn(vocab=1024),
     model=GeluGPTSpec(vocab=1024, layers=4, dim=128, heads=4, kv_heads=4, window=256),
     train=TrainSpec(
-        seconds=60,
+        steps=300,
         batch_tokens=1024,
         seq_len=256,
         rows=4,

@@ -21,7 +21,7 @@ RECIPE = Recipe(
     data=BuiltIn(vocab=1024),
     model=GPTSSpec(vocab=1024, layers=4, hidden=256, context=256),
     train=TrainSpec(
-        seconds=60,
+        steps=300,
         batch_tokens=1024,
         seq_len=256,
         rows=4,

@@ -21,7 +21,7 @@ RECIPE = Recipe(
     data=BuiltIn(vocab=1024),
     model=PowerGQASpec(vocab=1024, layers=4, dim=128, heads=8, kv_heads=2, hidden=320, context=128),
     train=TrainSpec(
-        seconds=60,
+        steps=300,
         batch_tokens=1024,
         seq_len=128,
         rows=8,
