@@ -48,6 +48,7 @@ class Cache:
         self.blocks: list[tuple[Tensor, Tensor]] = []
         self.notes: dict[str, Tensor] = {}
         self._rooms: dict[tuple[int, int], Room] = {}
+        self._readings = 0
 
     @property
     def kept(self) -> int:
@@ -68,7 +69,7 @@ class Cache:
         """A cache of some rows, by number; a row may come several times (beams, samples from one prompt)."""
         other = Cache(self.rows if rows is None else len(rows), self.spans, raw=self.raw, forget=self.forget)
         other.seen = self.seen
-        other._rooms = dict(self._rooms)
+        other._rooms, other._readings = dict(self._rooms), self._readings
         other.blocks = [(_rows(keys, rows), _rows(values, rows)) for keys, values in self.blocks]
         other.notes = {name: _rows(tensor, rows) for name, tensor in self.notes.items()}
         return other
@@ -78,8 +79,10 @@ class Cache:
         if not self.blocks:
             return k_BTGD, v_BTGD
         joined = []
+        # A room is made for those to come: not by a cache that was put together for one reading only.
+        exact = torch.is_grad_enabled() or self.spans[layer] is not None or not self._readings
         for part, (old, new) in enumerate(zip(self.blocks[layer], (k_BTGD, v_BTGD))):
-            if torch.is_grad_enabled() or self.spans[layer] is not None or old.dtype != new.dtype:
+            if exact or old.dtype != new.dtype:
                 joined.append(torch.cat([old, new], dim=1))
                 continue
             room = self._rooms.get((layer, part))
@@ -230,6 +233,7 @@ class Reading:
         if self.document_BS is not None:
             cache.notes["documents"] = self.document_BS[:, -max(cache.kept, 1) :]
         cache.seen += self.time
+        cache._readings += 1
 
 
 def _newest(x_BSGD: Tensor, span: int | None) -> Tensor:

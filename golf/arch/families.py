@@ -68,7 +68,7 @@ def import_checkpoint(
     config: Mapping[str, Any],
     rename: Mapping[str, str] | None = None,
 ) -> Model:
-    """A model that computes what the original code computes, golf's repairs switched off.
+    """A model in evaluation mode that computes what the original code computes, golf's repairs switched off.
 
     state_dict: the original's tensors by their names, of any floating type; the model holds float32 copies.
     config: the original's settings by their names; those left out have their published values.
@@ -99,7 +99,7 @@ def read_original(
     }
     _check_tensors(state, wanted)
     model.load_state_dict({name: tensor.float().clone() for name, tensor in state.items()}, assign=True)
-    return model, names
+    return model.eval(), names
 
 
 def original(family: str) -> Any:

@@ -78,6 +78,17 @@ def test_inference_mode_and_back():
         torch.testing.assert_close(logits, MODEL(ids)[:, -2:], atol=1e-5, rtol=0)
 
 
+@torch.no_grad()
+def test_a_cache_put_together_for_one_reading_makes_no_room():
+    ids, cache = torch.randint(0, 50, (2, 40)), MODEL.open_cache(2)
+    MODEL.read_on(ids[:, :39], cache)
+    again = MODEL.open_cache(2)
+    again.blocks, again.seen = cache.blocks, cache.seen
+    logits = MODEL.read_on(ids[:, 39:], again)
+    torch.testing.assert_close(logits, MODEL(ids, tail=1), atol=1e-5, rtol=0)
+    assert again.bytes == sum(tensor.numel() * 4 for pair in again.blocks for tensor in pair)
+
+
 def test_what_cannot_be_opened():
     with pytest.raises(ValueError, match="rows=0 must be at least 1"):
         MODEL.open_cache(0)
