@@ -108,6 +108,9 @@ def export(run: Path, form: str, folder: Path, tokenizer: Path | None) -> None:
 @click.option("--recipe", "record", type=FOLDER, help="Record whose quantization and packing to use.")
 @click.option("--cap", type=int, help="Largest artifact in bytes.")
 @click.option("--calibration", type=FOLDER, help="Training text: .bin shards, .jsonl[.zst] or .txt.")
+@click.option("--effort", type=click.Choice(["default", "fast"]), help="How long to look at calibration text.")
+@click.option("--curve", type=FILE, help="Draw bytes against tax as well (.svg or .png).")
+@click.option("--reference", type=FILE, help="JSON whose reference.points to draw beside the curve.")
 @click.option(
     "--layerwise/--at-once", default=None, help="Hold one block in memory, resumable.  [default: if WEIGHTS are large]"
 )
@@ -119,6 +122,9 @@ def quantize(
     record: Path | None,
     cap: int | None,
     calibration: Path | None,
+    effort: str | None,
+    curve: Path | None,
+    reference: Path | None,
     layerwise: bool | None,
     assignments: Sequence[str],
     as_json: bool,
@@ -128,11 +134,16 @@ def quantize(
 
     if layerwise and cap is not None:
         raise SpecError(f"--layerwise makes every block once and cannot search for --cap {cap}; leave one of them out")
+    if effort and record:
+        raise SpecError("--effort is of golf's own way to quantize, --recipe names another; leave one of them out")
     with terminal.ProgressBar() as bar:
         if layerwise or (layerwise is None and cap is None and large.is_large(weights)):
             report = large.quantize_large(weights, output, record, calibration, assignments, bar)
         else:
-            report = convert.quantize_weights(weights, output, record, cap, calibration, assignments, bar)
+            report = convert.quantize_weights(
+                weights, output, record, cap, calibration, assignments, bar,
+                effort=effort or "default", curve=curve, reference=reference,
+            )  # fmt: skip
     if as_json:
         click.echo(json.dumps(report, indent=1))
         return

@@ -15,16 +15,17 @@ from torch import Tensor
 
 from golf import host as hosts
 from golf import recipe as recipes
-from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, Sink, Stream
+from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, Sink, Stream, emit
 from golf.data import local, shards, stream, tokenizer
 from golf.host import write_atomic
 from golf.pack import container, rans
 from golf.pack.container import PackSpec
 from golf.pack.rans import Rans
+from golf.publish import curves
 from golf.publish.check import read_result
 from golf.publish.source import Source, open_source
 from golf.quant import reach, report
-from golf.quant.apply import QuantSpec
+from golf.quant.apply import Calibration, QuantSpec
 from golf.quant.squeeze import Squeeze
 
 
@@ -36,8 +37,15 @@ class QuantizeSettings:
     pack: PackSpec = field(default_factory=PackSpec)
 
 
-# What needs no recipe: loss for bytes, at its best.
-BEST = QuantizeSettings(quant=Squeeze(), pack=PackSpec(codec=Rans()))
+# What needs no recipe squeezes; its effort is how many tokens of calibration text it reads, some thousand at a time.
+EFFORTS = {"default": 131_072, "fast": 32_768}
+TOGETHER = 1024
+
+
+def squeeze(effort: str, window: int) -> QuantizeSettings:
+    """The most for the bytes, by calibration windows of `window` tokens."""
+    calibration = Calibration(sequences=max(1, EFFORTS[effort] // window), rows=max(1, TOGETHER // window))
+    return QuantizeSettings(quant=Squeeze(calibration=calibration), pack=PackSpec(codec=Rans()))
 
 
 def quantize_weights(
@@ -48,18 +56,26 @@ def quantize_weights(
     calibration: Path | None,
     assignments: Sequence[str],
     sink: Sink,
+    *,
+    effort: str = "default",
+    curve: Path | None = None,
+    reference: Path | None = None,
 ) -> dict[str, Any]:
     """Quantize and pack a weights file; the tokenizer is written beside the artifact. Returns the report.
 
+    effort: of EFFORTS, where no record says how to quantize.  curve: picture of bytes against tax to draw as well,
+    beside the points of the file `reference`.
     Raises BudgetError when no setting reaches `cap` and HessianError when a method needs calibration text.
     """
-    source, settings = open_source(path), quantize_settings(record, assignments, BEST)
+    source = open_source(path)
+    settings = quantize_settings(record, assignments, squeeze(effort, source.about["eval"]["window"]))
     model = source.build()
     reach.check(source.weights, model.roles(), settings.quant, cap)
     with hosts.join() as host:
         model.to(host.device)
         batches = list(calibration_batches(source, settings.quant, calibration) or ())
-        hessians = settings.quant.collect(model, batches, host=host) if batches else Hessians({}, 0)
+        shown = watched(batches, sink)
+        hessians = settings.quant.collect(model, shown, host=host) if batches else Hessians({}, 0)
 
         def size_of(qtensors: dict) -> int:
             return len(container.dump(qtensors, source.about, settings.pack))
@@ -70,16 +86,29 @@ def quantize_weights(
     write_atomic(output, blob)
     if source.spelled:
         write_atomic(output.with_suffix(".tokenizer.model"), source.spelled)
-    return {
+    ratio = _tokens_per_byte(source, batches) if batches else 0.0
+    result = {
         "artifact": str(output),
         "bytes_model": len(blob),
         "cap": cap,
         "scale_multiplier": fitted.multiplier,
         "tensors": [
-            asdict(row) | _costs(row, fitted.qtensors[row.name], settings.pack, _tokens_per_byte(source, batches))
+            asdict(row) | _costs(row, fitted.qtensors[row.name], settings.pack, ratio)
             for row in report.rows(weights, fitted.qtensors, hessians.by_name)
         ],
     }
+    if curve is not None:
+        points = curves.trace(model.cpu(), weights, hessians.by_name, settings.quant, batches, size_of, sink)
+        result["curve"] = [asdict(point.per_byte(ratio)) for point in points]
+        curves.draw(result["curve"], curve, reference)
+    return result
+
+
+def watched(batches: Sequence[Tensor], sink: Sink) -> Iterator[Tensor]:
+    """The batches, each reported as it is handed out."""
+    for done, ids_BT in enumerate(batches):
+        emit(sink, "calibrate", done=done, total=len(batches))
+        yield ids_BT
 
 
 def _costs(row: report.Row, qtensor: QTensor, pack: PackSpec, tokens_per_byte: float) -> dict[str, float | None]:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:  # it loads the whole corridor
 
 # Events that say how far a stage has come, and those that begin a stage whose end cannot be foreseen.
 STAGES = {
-    "data": "corpus", "step": "train", "score": "score", "fetch": "fetch", "layers": "quantize", "verify": "verify",
+    "data": "corpus", "calibrate": "calibrate", "step": "train", "score": "score", "fetch": "fetch",
+    "layers": "quantize", "verify": "verify",
 }  # fmt: skip
 OPEN_STAGES = {"reserve": "compile", "fit": "quantize"}
 

@@ -15,10 +15,12 @@ LEAST_BITS = 1.0
 
 
 def least_bytes(weights: Mapping[str, Tensor], roles: Mapping[str, Role], spec: QuantSpec) -> int:
-    """Bytes that no setting of the steps gets under: LEAST_BITS a code. Floats and scales are left out, because
-    nobody knows yet how well they will pack. Only the shapes of `weights` are looked at."""
-    on_grid = [W for name, W in weights.items() if not isinstance(spec.method(roles[name], W.numel()), Keep)]
-    return int(sum(W.numel() for W in on_grid) * LEAST_BITS / 8)
+    """Bytes that no setting of the steps gets under: LEAST_BITS a code, or what its method says. Floats and scales
+    are left out, because nobody knows yet how well they will pack. Only the shapes of `weights` are looked at."""
+    methods = {name: spec.method(roles[name], W.numel()) for name, W in weights.items()}
+    on_grid = {name: method for name, method in methods.items() if not isinstance(method, Keep)}
+    bits = sum(weights[name].numel() * getattr(method, "least_bits", LEAST_BITS) for name, method in on_grid.items())
+    return int(bits / 8)
 
 
 def check(weights: Mapping[str, Tensor], roles: Mapping[str, Role], spec: QuantSpec, cap: int | None) -> None:

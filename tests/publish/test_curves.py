@@ -1,0 +1,76 @@
+"""The curve of bytes against tax, from the command to the picture."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+import pytest
+import torch
+from click.testing import CliRunner
+from small_record import write_documents
+
+from golf.arch import families
+from golf.arch.unet import UNetSpec
+from golf.cli import cli
+from golf.contracts import DataError
+from golf.data import documents, tokenizer
+from golf.publish.curves import MULTIPLIERS, reference_points
+from golf.run import with_tokenizer
+from golf.train import checkpoint
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the weights of a small U-Net that has seen nothing, and calibration text."""
+    folder = tmp_path_factory.mktemp("curve")
+    spelled = tokenizer.train(documents.read(write_documents(folder / "text.jsonl", 60)), 400)
+    torch.manual_seed(0)
+    model = UNetSpec(
+        vocab=400, layers=2, dim=32, heads=4, kv_heads=2, bigram=None, values=None, rope_dims=4, rope_length=32
+    ).build()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    digest = tokenizer.Tokenizer(spelled).sha256
+    about = {
+        "model": families.spec_to_json(model.spec), "eval": {"window": 32, "stride": 8}, "tokenizer_sha256": digest,
+    }  # fmt: skip
+    checkpoint.save_weights(folder / "w.safetensors", model.state_dict(), with_tokenizer(about, spelled))
+    return folder
+
+
+def quantize(place, *words):
+    files = ["quantize", place / "w.safetensors", "-o", place / "a.golf", "--calibration", place / "text.jsonl"]
+    outcome = CliRunner().invoke(cli, [*map(str, files), *map(str, words), "--json"], catch_exceptions=False)
+    assert outcome.exit_code == 0, outcome.output
+    return json.loads(outcome.stdout)
+
+
+def test_the_curve_falls_and_is_foretold(place):
+    reference = place / "reference.json"
+    reference.write_text(
+        json.dumps({"reference": {"points": [{"bytes": 20_000, "tax": 0.1}, {"bytes": 9000, "tax": 1}]}})
+    )
+    report = quantize(place, "--effort", "fast", "--curve", place / "curve.svg", "--reference", reference)
+    curve = report["curve"]
+    assert [point["multiplier"] for point in curve] == list(MULTIPLIERS)
+    for finer, coarser in itertools.pairwise(curve):
+        assert finer["bytes"] > coarser["bytes"]
+        assert finer["measured"] < coarser["measured"] and finer["predicted"] < coarser["predicted"]
+    natural = curve[MULTIPLIERS.index(1.0)]
+    assert natural["bytes"] == report["bytes_model"]
+    assert natural["predicted"] == pytest.approx(sum(row["tax"] for row in report["tensors"]))
+    assert 0.25 < natural["measured"] / natural["predicted"] < 4
+    assert "<svg" in (place / "curve.svg").read_text()
+
+
+def test_fast_reads_less_and_a_png_needs_no_reference(place):
+    quantize(place, "--cap", 12_000, "--effort", "fast", "--curve", place / "curve.png")
+    assert (place / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert 12_000 * 0.99 < (place / "a.golf").stat().st_size <= 12_000
+
+
+def test_a_file_without_points_is_refused(tmp_path):
+    (tmp_path / "x.json").write_text("{}")
+    with pytest.raises(DataError, match=r"holds no reference\.points"):
+        reference_points(tmp_path / "x.json")
