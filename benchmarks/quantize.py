@@ -1,6 +1,6 @@
 """Seconds and memory to quantize and pack 27 M parameters into 16,000,000 bytes, and to read them back.
 
-    python benchmarks/quantize.py [--layers 11] [--cap 16000000] [--threads 2]
+    python benchmarks/quantize.py [--layers 11] [--cap 16000000] [--threads 2] [--squeeze]
 
 The shapes are those of the PR 1361 record; weights are random, with rows of varied deviation; inputs are
 correlated, so Hessians have the spectrum of real ones. Targets at full size: under 90 s, under 3 GB, read back under
@@ -18,10 +18,13 @@ from torch import Tensor
 
 from golf.contracts import Event, QTensor, Role
 from golf.pack.container import PackSpec, dump, load
+from golf.pack.rans import Rans
 from golf.quant.apply import QuantSpec, dequantize
-from golf.quant.fit import fit
+from golf.quant.fisher import Curvature
 from golf.quant.gptq import GPTQ
+from golf.quant.grid import as_rows
 from golf.quant.report import rows
+from golf.quant.squeeze import Squeeze
 
 SECONDS, GIGABYTES, READ_SECONDS = 90, 3, 5
 # The spectrum i^-alpha of the covariance of a layer's inputs, and their number.
@@ -66,6 +69,14 @@ def random_hessian(width: int) -> Tensor:
     return X_NK.T @ X_NK / TOKENS
 
 
+def curvature(name: str, W: Tensor, H_KK: Tensor | None) -> Curvature:
+    """Rows of varied weight, and the inputs' Hessian where there is one, at the size trained models have."""
+    rows_R = 1e-6 * torch.exp(torch.randn(len(as_rows(W))))
+    if W.ndim == 2 and H_KK is None:
+        H_KK = torch.eye(W.shape[1])
+    return Curvature(name, None if H_KK is None else H_KK / H_KK.diagonal().mean(), rows_R)
+
+
 def peak_gigabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
@@ -75,6 +86,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=11)
     parser.add_argument("--cap", type=int, default=16_000_000)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--squeeze", action="store_true", help="steps from curvature and rans, as golf quantize does")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -88,6 +100,9 @@ def main() -> None:
     print(f"{parameters:,} parameters, {len(hessians)} Hessians, {options.threads} threads")
 
     spec, pack = QuantSpec(matrix=GPTQ(bits=7, k=15.0)), PackSpec()
+    if options.squeeze:
+        spec, pack = Squeeze(), PackSpec(codec=Rans())
+        hessians = {name: curvature(name, W, hessians.get(name)) for name, W in weights.items()}
 
     def size_of(qtensors: dict[str, QTensor]) -> int:
         return len(dump(qtensors, {"model": {"family": "unet"}}, pack))
@@ -100,7 +115,7 @@ def main() -> None:
         )
 
     started, processor = time.perf_counter(), time.process_time()
-    fitted = fit(weights, roles, hessians, spec, size_of=size_of, cap=options.cap, sink=show)
+    fitted = spec.fit(weights, roles, hessians, size_of=size_of, cap=options.cap, sink=show)
     blob = dump(fitted.qtensors, {"model": {"family": "unet"}}, pack)
     seconds, processor = time.perf_counter() - started, time.process_time() - processor
     peak = peak_gigabytes()
