@@ -45,7 +45,8 @@ TOGETHER = 1024
 def squeeze(effort: str, window: int) -> QuantizeSettings:
     """The most for the bytes, by calibration windows of `window` tokens."""
     calibration = Calibration(sequences=max(1, EFFORTS[effort] // window), rows=max(1, TOGETHER // window))
-    return QuantizeSettings(quant=Squeeze(calibration=calibration), pack=PackSpec(codec=Rans()))
+    learn = Squeeze().learn if effort == "default" else 0
+    return QuantizeSettings(quant=Squeeze(calibration=calibration, learn=learn), pack=PackSpec(codec=Rans()))
 
 
 def quantize_weights(
@@ -82,6 +83,10 @@ def quantize_weights(
 
         weights, roles = source.weights, model.roles()
         fitted = settings.quant.fit(weights, roles, hessians.by_name, size_of=size_of, cap=cap, sink=sink)
+        if isinstance(settings.quant, Squeeze):
+            fitted = settings.quant.refine(
+                fitted, model, hessians.by_name, batches, size_of=size_of, cap=cap, host=host, sink=sink
+            )
     blob = container.dump(fitted.qtensors, source.about, settings.pack)
     write_atomic(output, blob)
     if source.spelled:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.contracts import HessianError, Hessians
+from golf.contracts import HessianError, Hessians, Role
 from golf.host import Host
 from golf.quant.gptq import Factor, factor
 from golf.quant.grid import as_rows
@@ -32,7 +32,7 @@ INPUT_DAMP, ROW_DAMP = 0.003, 0.01
 class Curvature:
     """The loss rises by 1/2 sum_r rows_r e_r inputs e_rT nats per token, e_r the error of row r.
 
-    inputs_KK: mean diagonal 1, undamped. None for a tensor of fewer than two axes, where all columns count the same.
+    inputs_KK: mean diagonal 1, undamped. None for control tensors, all of whose columns count the same.
     rows_R: mean squared gradient of a weight in the row, damped.
     """
 
@@ -65,7 +65,8 @@ def collect(model: nn.Module, batches: Iterable[Tensor], *, host: Host, seed: in
     All ranks return the same. Raises HessianError when no batch has a token or a gradient is not finite.
     """
     weights = dict(model.named_parameters())
-    wide = {name: W.shape[-1] if W.ndim > 1 else 0 for name, W in weights.items()}
+    roles = model.roles()
+    wide = {name: W.shape[-1] if roles[name] is not Role.CONTROL else 0 for name, W in weights.items()}
     inputs = {name: torch.zeros(width, width, device=host.device) for name, width in wide.items()}
     rows = {name: torch.zeros(len(as_rows(W)), device=host.device) for name, W in weights.items()}
     tokens = torch.zeros((), dtype=torch.int64, device=host.device)

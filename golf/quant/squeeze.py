@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import Tensor, nn
 
-from golf.contracts import BudgetError, Hessians, QTensor, Role, Sink, emit
+from golf.contracts import BudgetError, Hessians, QTensor, Role, Sink, SpecError, emit
 from golf.host import Host
-from golf.quant import fisher
-from golf.quant.apply import Calibration, Method, QuantSpec, quantize
+from golf.quant import fisher, refine
+from golf.quant.apply import Calibration, Method, QuantSpec, dequantize, quantize
 from golf.quant.fisher import Curvature
 from golf.quant.fit import Fitted
 from golf.quant.waterfill import Waterfill
@@ -25,7 +25,10 @@ FINEST, COARSEST = -16.0, 16.0
 
 @dataclass(frozen=True, kw_only=True)
 class Squeeze(QuantSpec):
-    """Every tensor, control ones too, on steps that curvature chooses; a fit moves the one step behind them all."""
+    """Every tensor, control ones too, on steps that curvature chooses; a fit moves the one step behind them all.
+
+    learn: steps of learning after rounding, where `refine` is called; each reads as much text as a batch holds.
+    """
 
     matrix: Method = field(default_factory=Waterfill)
     head: Method = field(default_factory=Waterfill)
@@ -33,9 +36,12 @@ class Squeeze(QuantSpec):
     control: Method = field(default_factory=Waterfill)
     calibration: Calibration = field(default_factory=lambda: Calibration(sequences=128, rows=1))
     small: int = 0
+    learn: int = 48
 
     def __post_init__(self) -> None:
-        """Nothing to refuse: a control tensor has curvature as any other has."""
+        """Control tensors have curvature as any other has, so nothing of what `QuantSpec` refuses is wrong here."""
+        if self.learn < 0:
+            raise SpecError(f"learn={self.learn} steps cannot be negative; 0 leaves what was rounded as it is")
 
     def collect(self, model: nn.Module, batches: Iterable[Tensor], *, host: Host) -> Hessians:
         return fisher.collect(model, batches, host=host)
@@ -82,6 +88,28 @@ class Squeeze(QuantSpec):
                 f"for them; narrow the model or raise the cap"
             )
         return replace(best, tries=len(points))
+
+    def refine(
+        self,
+        fitted: Fitted,
+        model: nn.Module,
+        hessians: Mapping[str, Curvature],
+        batches: Sequence[Tensor],
+        *,
+        size_of: Callable[[dict[str, QTensor]], int],
+        cap: int | None,
+        host: Host,
+        sink: Sink,
+    ) -> Fitted:
+        """What fitted, with control tensors that make up for the codes of the others (`golf.quant.refine`), on
+        their own steps. As it was where that would go over the cap: another rounding of the same tensors may take
+        a few bytes more. The model holds the untouched weights."""
+        rounded, roles = dequantize(fitted.qtensors), model.roles()
+        learned = refine.refine(model, rounded, batches, steps=self.learn, host=host, sink=sink)
+        known = {name: roles[name] for name in learned}
+        qtensors = fitted.qtensors | quantize(learned, known, hessians, self, fitted.multiplier)
+        size = size_of(qtensors)
+        return fitted if cap is not None and size > cap else replace(fitted, qtensors=qtensors, bytes=size)
 
 
 def _guess(points: list[tuple[float, int]], cap: int, codes: int) -> float:

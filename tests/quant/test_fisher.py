@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from golf.contracts import HessianError
+from golf.contracts import HessianError, Role
 from golf.host import Host
 from golf.quant.fisher import INPUT_DAMP, ROW_DAMP, Curvature, collect
 
@@ -21,6 +21,9 @@ class Tied(nn.Module):
         self.matrix = nn.Parameter(torch.randn(4, 4, generator=random) * 0.4)
         self.gain = nn.Parameter(torch.tensor([1.0, 0.5, 2.0, 1.5]))
         self.unused = nn.Parameter(torch.randn(3, 4, generator=random))
+
+    def roles(self) -> dict[str, Role]:
+        return dict.fromkeys(("table", "matrix", "unused"), Role.MATRIX) | {"gain": Role.CONTROL}
 
     def forward(self, ids: Tensor) -> Tensor:
         x = self.table[ids]
