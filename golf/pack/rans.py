@@ -8,7 +8,7 @@ so any machine reads the same symbols; whatever the encoder chooses in floating 
     255 and a zstd frame, or
     0 (1)  lowest token (1)  tokens - 1 (1)  matrices (2)  bytes of row levels (4), of column levels (4)
     rows of each matrix (4 each)  level of each (1 each)   row levels  column levels, coded as streams like this
-    lane states (4 each)  words (2 each)  low bits of large symbols, packed
+    lane states (8 each)  words (4 each)  low bits of large symbols, packed
 
 Asymmetric numeral systems: Duda 2013, arXiv:1311.2540; interleaved: Giesen 2014, arXiv:1402.3392.
 """
@@ -31,6 +31,7 @@ ZSTD = 255
 QUARTERS = np.array([256, 304, 362, 431])  # 2^8 times 2^0, 2^(1/4), 2^(1/2), 2^(3/4)
 DEGREES, SQUARINGS = 63, 5  # of freedom: 2^6 - 1, and 6 - 1
 PRIOR = 1024  # how many symbols seen a bell outweighs
+LOWEST = 1 << 31  # of a lane's state; the highest is below 2^63
 # Tables hold these magnitudes: each up to 63, then four to an octave, the bits below left as they are.
 LARGE = 64
 MAGNITUDES = np.array([*range(LARGE), *((4 + n % 4) << n // 4 + 4 for n in range(40))])
@@ -93,14 +94,15 @@ class Layout:
             while left < self.width:
                 right = min(self.width, left + 1 + step // 4)
                 kinds = (level[rows] + columns[left:right, matrix[rows]]).clip(0, CLASSES - 1) - first
-                yield rows, slice(left, right), kinds, cumulate(weights) if step >= due else None
-                due = max(due, step + step // 4)
+                renewed = step >= due
+                yield rows, slice(left, right), kinds, cumulate(weights) if renewed else None
+                due = step + step // 16 if renewed else due
                 step, left = step + right - left, right
 
 
 def lanes(count: int) -> int:
-    """Enough to make a step worth its overhead, few enough that their two bytes each do not show."""
-    return max(1, count >> 13, min(64, count >> 9))
+    """Enough to make a step worth its overhead, few enough that their six bytes each do not show."""
+    return max(1, count >> 14, min(64, count >> 13))
 
 
 def bells(low: int, span: int) -> np.ndarray:
@@ -159,22 +161,22 @@ def plan(stream: Stream) -> tuple[bytes, Layout, Shares, bytes]:
 
 def code(shares: Shares, lanes: int) -> bytes:
     """Lane states and words; from the last token to the first, because the decoder undoes it."""
-    states, words = np.full(lanes, 1 << 16), []
+    states, words = np.full(lanes, LOWEST), []
     for sizes, begins in reversed(shares):
         for size, begin in zip(sizes[::-1].astype(np.int64), begins[::-1]):
             state = states[: len(size)]
-            full = np.flatnonzero(state >= size << 16)
-            words.append(state[full].astype("<u2"))
-            state[full] >>= 16
+            full = np.flatnonzero(state >= size << 47)
+            words.append(state[full].astype("<u4"))
+            state[full] >>= 32
             whole, part = np.divmod(state, size)
             state[:] = (whole << 16) + part + begin
-    return states.astype("<u4").tobytes() + b"".join(word.tobytes() for word in reversed(words))
+    return states.astype("<i8").tobytes() + b"".join(word.tobytes() for word in reversed(words))
 
 
 def bits(stream: Stream) -> float:
-    """Bits that Rans comes to on a stream with an alphabet, to a thousandth, at a fraction of the time."""
+    """Bits that Rans comes to on a stream with an alphabet, to a thousandth, at half its time."""
     head, layout, found, rest = plan(stream)
-    return 8 * len(head + rest) + 24 * layout.lanes + sum(float((16 - np.log2(size)).sum()) for size, _ in found)
+    return 8 * len(head + rest) + 48 * layout.lanes + sum(float((16 - np.log2(size)).sum()) for size, _ in found)
 
 
 @dataclass(frozen=True)
@@ -223,9 +225,9 @@ class Rans:
         return Layout(low, span + 1, width, heights, base, *sides), at
 
     def _symbols(self, data: bytes, at: int, layout: Layout, dtype: np.dtype) -> np.ndarray:
-        states = np.frombuffer(data, "<u4", layout.lanes, at).astype(np.int64)
-        at += 4 * layout.lanes
-        words = np.frombuffer(data, "<u2", (len(data) - at) // 2, at).astype(np.int64)
+        states = np.frombuffer(data, "<i8", layout.lanes, at).astype(np.int64)
+        at += 8 * layout.lanes
+        words = np.frombuffer(data, "<u4", (len(data) - at) // 4, at).astype(np.int64)
         span, read = layout.span, 0
         weights = layout.weights()
         tokens = np.empty((len(layout.rows), layout.width), np.int16)
@@ -239,14 +241,14 @@ class Rans:
                 slot = state & 65535
                 place += lookup[slots + slot]
                 state[:] = size[place] * (state >> 16) + slot - begin[place]
-                short = np.flatnonzero(state < 65536)
-                state[short] = state[short] << 16 | words[read : read + len(short)]
+                short = np.flatnonzero(state < LOWEST)
+                state[short] = state[short] << 32 | words[read : read + len(short)]
                 read += len(short)
             learn(weights, places)
             tokens[rows, columns] = (places - kinds * span + layout.low).T
-        if (states != 65536).any():
+        if (states != LOWEST).any():
             raise ValueError("its lanes do not end where they began")
-        return join(tokens.ravel(), data[at + 2 * read :], dtype)
+        return join(tokens.ravel(), data[at + 4 * read :], dtype)
 
 
 def join(tokens: np.ndarray, data: bytes, dtype: np.dtype) -> np.ndarray:

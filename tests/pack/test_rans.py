@@ -38,7 +38,7 @@ def read_back(stream: Stream) -> np.ndarray:
 
 def scalar_decode(data: bytes, count: int, width: int) -> list[int]:
     """The format's description read by a loop over single symbols, in Python's integers."""
-    lanes = max(1, count >> 13, min(64, count >> 9))
+    lanes = max(1, count >> 14, min(64, count >> 13))
     low, span, matrices = int.from_bytes(data[1:2], signed=True), data[2] + 1, int.from_bytes(data[3:5], "little")
     sizes = [int.from_bytes(data[at : at + 4], "little") for at in (5, 9)]
     heights = [int.from_bytes(data[at : at + 4], "little") for at in range(13, 13 + 4 * matrices, 4)]
@@ -57,14 +57,15 @@ def scalar_decode(data: bytes, count: int, width: int) -> list[int]:
     rows, columns = sides
     owner = [n for n, height in enumerate(heights) for _ in range(height)]
     counted = [[int(w) for w in row] for row in rans.bells(low, span)]
-    states = [int.from_bytes(data[at + 4 * n : at + 4 * n + 4], "little") for n in range(lanes)]
-    at += 4 * lanes
+    states = [int.from_bytes(data[at + 8 * n : at + 8 * n + 8], "little") for n in range(lanes)]
+    at += 8 * lanes
     found, due, step = [[0] * width for _ in rows], 0, 0
     for begin in range(0, len(rows), lanes):
         left = 0
         while left < width:
             right, seen = min(width, left + 1 + step // 4), []
             if step >= due:
+                due = step + step // 16
                 shares = []
                 for weights in counted:
                     edges, total, running = [], sum(weights) + span, 0
@@ -79,19 +80,19 @@ def scalar_decode(data: bytes, count: int, width: int) -> list[int]:
                     slot = states[lane] % 65536
                     token = max(n for n in range(span) if edges[n] <= slot)
                     states[lane] = (edges[token + 1] - edges[token]) * (states[lane] // 65536) + slot - edges[token]
-                    if states[lane] < 65536:
-                        states[lane] = states[lane] * 65536 + int.from_bytes(data[at : at + 2], "little")
-                        at += 2
+                    if states[lane] < 1 << 31:
+                        states[lane] = (states[lane] << 32) + int.from_bytes(data[at : at + 4], "little")
+                        at += 4
                     seen.append((min(max(kind, 0), CLASSES - 1), token))
                     found[row][column] = low + token
             for kind, token in seen:
                 counted[kind][token] += 1024
-            due, step, left = max(due, step + step // 4), step + right - left, right
-    assert all(state == 65536 for state in states) and at == len(data)
+            step, left = step + right - left, right
+    assert all(state == 1 << 31 for state in states) and at == len(data)
     return [token for row in found for token in row]
 
 
-@pytest.mark.parametrize("rows, columns, matrices", [(40, 30, 2), (3, 5, 1), (700, 2, 1)])
+@pytest.mark.parametrize("rows, columns, matrices", [(130, 80, 2), (3, 5, 1), (9000, 2, 1)])
 def test_a_scalar_reader_finds_the_same(rows, columns, matrices):
     stream, _ = scaled(rows, columns, 0.4, matrices)
     stream = Stream(stream.symbols.clip(-63, 63), 127, columns, stream.heights)
@@ -102,10 +103,10 @@ def test_a_scalar_reader_finds_the_same(rows, columns, matrices):
 
 # The codes of the test below, as the first version wrote them.
 GOLDEN = """
-0P-6G0000004D$d02BZK015yA04pp1D77#BARz4k0J!Y(^!obx`Tzg`000C81O)8t^!oY$1OWh~m`$rK=)m_Wsy+N784}OcXpd2b
-u@$xHWxTrC->n0jyz_o3A+lbm?gzdOdaX1R1%Wwzog7(E7&e2Lb5<)6$)ebYEicg5S;isSyu!D&CI!tLmd}ltlm?^}AET}}I){?-
-A|hu-IaBSUGj3VMTAV-s{};d8<@#uPMw!){XHvr)M&5GDX)-<Yf)`k-gYio{CK}v8giypbiVyzSVe?YtnLMTrjcNIXXRY>!QdhA6
-MCakiJ2`OhnwdCB=H%Kn2Q-#HD^lr2FCVhwfcG$kyD!Y?+VrlIp2~fi(F3qOb{lTeVmykb=AqI)!0Z
+0P-6G0000004D$d02BZK015yA04pp1D77#BARz4k0J!Y(^!obx`Tzg`000C81O)8t^!oY$1OWh~m`!^XZ4?v$004Hh8#fp^?$BBw
+yu|sb5^(2@&;(GPR$N506Y^&a6jI7~86u9`>uWtdja-j3`9#In>)4wsc3(W~)F6-CYuSn_n;qMpvW<-15%{|Y*4H!g(WIl(V{K-m
+Z0#~RAg8sDA+kV3`PpUCIx3~s!D&t*mB5&xE0&+pUL_3#a4uGhmt~dM-^1lEwc8Rx6bV1(Ejr;Ki!b{f)5;*Ceey0euw#LxJmD07
+;^<!jLNajR%CDT%l6r-k{^v_J0TQr=6dD3M6GIT)U~?CwN6AzS2EE;|ht2PLa-v-`NtMUbMsw9rF}EEt^cM
 """
 
 
@@ -126,13 +127,35 @@ def test_rows_and_columns_cost_what_their_own_deviations_ask(spread):
     assert size < len(Zstd().encode(stream))
 
 
+def test_a_library_with_the_true_deviations_is_a_byte_a_level_better_at_most():
+    """constriction's ANS, given the true deviations, which ours has to find out and to write down."""
+    constriction = pytest.importorskip("constriction")
+    random = np.random.default_rng(4)
+    deviation = 3 * np.exp(random.normal(0, 0.3, (400, 1)) + random.normal(0, 0.3, 300))
+    codes = np.round(random.normal(size=deviation.shape) * deviation).astype(np.int32).ravel()
+    model = constriction.stream.model.QuantizedGaussian(-200, 200)
+    coder = constriction.stream.stack.AnsCoder()
+    coder.encode_reverse(codes, model, np.zeros(codes.size), deviation.ravel())
+    ours = len(Rans().encode(Stream(codes.astype("<i2"), 65536, 300, (400,))))
+    assert ours < 1.003 * coder.get_compressed().nbytes + 700
+
+
+def test_odd_histograms_are_learned_to_the_end():
+    """Only even symbols: no bell, so what is seen has to be taken in."""
+    random = np.random.default_rng(5)
+    codes = 2 * np.round(random.normal(size=400_000) * 9).clip(-30, 30).astype(np.int8)
+    stream = Stream(codes, 127, 100, (4000,))
+    share = np.unique(codes, return_counts=True)[1] / codes.size
+    assert len(Rans().encode(stream)) < 1.006 * -(share @ np.log2(share)) * codes.size / 8
+
+
 def test_the_estimate_is_the_size():
     for spread in (0.0, 0.5):
         stream, _ = scaled(300, 200, spread)
-        assert abs(rans.bits(stream) / 8 / len(Rans().encode(stream)) - 1) < 0.002
+        assert abs(rans.bits(stream) / 8 / len(Rans().encode(stream)) - 1) < 0.001
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(
     st.integers(0, 2**32 - 1), st.integers(1, 40), st.lists(st.integers(0, 30), min_size=1, max_size=4), st.floats(0, 9)
 )
@@ -148,7 +171,7 @@ def test_any_matrices_round_trip(seed, width, heights, octaves):
 @pytest.mark.parametrize(
     "codes",
     [
-        np.zeros(2_000_000, np.int8),
+        np.zeros(200_000, np.int8),
         np.full(70_000, -128, np.int8),
         np.arange(-32768, 32768).astype("<i2"),
         np.tile(np.array([-32768, 32767], "<i2"), 40_000),
@@ -162,11 +185,18 @@ def test_adversarial_streams_round_trip(codes):
         assert np.array_equal(read_back(Stream(codes, 256**codes.itemsize, width, heights)), codes)
 
 
+def test_ten_million_alike_cost_next_to_nothing():
+    stream = Stream(np.zeros(10_000_000, np.int8), 3, 1000, (10_000,))
+    data = Rans().encode(stream)
+    assert len(data) < 10_000
+    assert not Rans().decode(data, 10_000_000, np.dtype("i1"), 3, 1000).any()
+
+
 def test_forgeries_allocate_nothing_that_the_bytes_do_not_bear_out():
     stream, _ = scaled(64, 64, 0.4)
     head, layout, shares, rest = rans.plan(stream)
     data, random = head + rans.code(shares, layout.lanes) + rest, np.random.default_rng(0)
-    for n in range(100):
+    for n in range(25):
         bad = bytearray(data)
         place = int(random.integers(len(head) if n % 2 else len(data)))
         bad[place] ^= int(random.integers(1, 256))
