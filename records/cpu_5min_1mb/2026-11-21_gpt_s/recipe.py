@@ -6,7 +6,7 @@ from golf.arch.xgqa import GPTSSpec
 from golf.data.builtin import BuiltIn
 from golf.eval.sliding import SlidingWindow
 from golf.pack.container import PackSpec
-from golf.pack.zstd import Zstd
+from golf.pack.rans import Rans
 from golf.quant.apply import Calibration, QuantSpec
 from golf.quant.gptq import GPTQ
 from golf.quant.nearest import Keep, RoundNearest
@@ -40,6 +40,6 @@ RECIPE = Recipe(
         control=Keep("float16"),
         calibration=Calibration(sequences=128, rows=16),
     ),
-    pack=PackSpec(codec=Zstd()),
+    pack=PackSpec(codec=Rans()),
     eval=SlidingWindow(window=256, stride=256),
 )

@@ -6,7 +6,7 @@ from golf.arch.nanochat import GeluGPTSpec
 from golf.data.local import Documents
 from golf.eval.sliding import SlidingWindow
 from golf.pack.container import PackSpec
-from golf.pack.zstd import Zstd
+from golf.pack.rans import Rans
 from golf.quant.apply import Calibration, QuantSpec
 from golf.quant.gptq import GPTQ
 from golf.quant.nearest import Keep, RoundNearest
@@ -40,6 +40,6 @@ RECIPE = Recipe(
         control=Keep("float16"),
         calibration=Calibration(sequences=256),
     ),
-    pack=PackSpec(codec=Zstd()),
+    pack=PackSpec(codec=Rans()),
     eval=SlidingWindow(window=1024, stride=512),
 )

@@ -7,7 +7,7 @@ from golf.data.dialogues import Dialogues
 from golf.data.mixture import Mixture
 from golf.eval.sliding import SlidingWindow
 from golf.pack.container import PackSpec
-from golf.pack.zstd import Zstd
+from golf.pack.rans import Rans
 from golf.quant.apply import Calibration, QuantSpec
 from golf.quant.gptq import GPTQ
 from golf.quant.nearest import Keep, RoundNearest
@@ -53,7 +53,7 @@ RECIPE = Recipe(
         control=Keep("float16"),
         calibration=Calibration(sequences=256),
     ),
-    pack=PackSpec(codec=Zstd()),
+    pack=PackSpec(codec=Rans()),
     eval=SlidingWindow(window=1024, stride=512),
     init=Weights(path=BASE),
 )
