@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,10 +44,13 @@ def _black_box(
     def evaluate(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return remote.evaluate(subject.artifact, tokens)
 
+    begin = time.monotonic()
     positions, nats = evaluate(piece.tokens)
+    seconds, base = time.monotonic() - begin, evaluator.by_position((positions, nats), len(piece.targets))
+    facts["seconds_per_loop"] = seconds * length / len(piece.targets)
     yield evaluator.once(positions, len(piece.targets))
-    yield evaluator.in_order(evaluate, piece, subject.bos, draw)
-    yield from evaluator.flips(evaluate, piece, vocab, draw, Budget(tier.probe, least))
+    yield evaluator.in_order(evaluate, piece, positions, subject.bos, draw)
+    yield from evaluator.flips(evaluate, piece, base, vocab, draw, Budget(tier.probe, least))
     with process.opened(subject.entry, subject.files, "predictor beside the loop") as predictor:
         if predictor is None or not predictor.scores:
             yield unchecked("C2b", "the submission gives no distribution its charges could be read off")
@@ -60,4 +64,5 @@ def _black_box(
         def row_of(tokens: np.ndarray) -> np.ndarray:
             return causality.step(predictor, subject.artifact, tokens)
 
-        yield from evaluator.charges(evaluate, piece, vocab, row_of, draw, Budget(tier.probe, least))
+        left = Budget(tier.probe, least)
+        yield from evaluator.charges(evaluate, piece, base, seconds, vocab, row_of, draw, left)

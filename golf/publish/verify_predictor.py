@@ -118,7 +118,7 @@ def affordable(remote: Remote, artifact: str, subject: Subject, tier: Any) -> tu
     """
     chosen, form = (16, 0.0), causality.rows if hasattr(remote, "logprobs") else causality.steps
     # Of golf's own it is known how long a window is.
-    lengths = (16, min(subject.context, 4096)) if subject.context else (16, 64, 256, 1024)
+    lengths = (min(subject.context, 4096),) if subject.context else (16, 64, 256, 1024)
     for length in lengths:
         piece = np.asarray(subject.tokens[: length + 1], np.int64)
         if len(piece) < 3 or (length <= chosen[0] and chosen[1]):

@@ -13,6 +13,7 @@ from golf.eval.validity import causality, claims, driver, evaluator, recording
 from golf.eval.validity.causality import Excerpt
 from golf.eval.validity.recording import Masses
 from golf.eval.validity.verdict import Verdict, failed, passed, unchecked
+from golf.publish.verify_predictor import FEW
 from golf.publish.verify_process import Scoring
 from golf.publish.verify_remote import Remote
 from golf.publish.verify_subject import Subject
@@ -41,15 +42,21 @@ def _scored(
 ) -> Iterator[Verdict]:
     tokens = np.asarray(subject.tokens[:], np.int64)
     total = len(tokens) - 1
-    samples = SAMPLES if facts.get("least", 6) > 2 else 3
+    samples = 3 if facts.get("least") == FEW else SAMPLES
     pieces = causality.excerpts(tokens, subject.bos, [facts.get("excerpt_targets", 256)] * samples, draw)
-    with process.opened(subject.entry, subject.files, "trial") as remote:
-        if remote is None:
-            yield unchecked("S4", process.broken)
-            return
-        has_loop = remote.about["evaluate"]
-        expected = {name: _expected(remote, subject, tokens, name) for name in ([LOOP] if has_loop else []) + [DRIVER]}
-        facts |= {f"seconds_expected_{name.replace(' ', '_')}": seconds for name, seconds in expected.items()}
+    if process.broken:
+        yield unchecked("S4", process.broken)
+        return
+    has_loop = "seconds_per_loop" in facts
+    if facts.get("least") == FEW:  # a trial would be slow, and one excerpt has been a whole window
+        whole = total / facts["excerpt_targets"]
+        expected = {DRIVER: whole * facts["seconds_per_excerpt"]}
+        expected |= {LOOP: whole * facts["seconds_per_loop"]} if has_loop else {}
+    else:
+        with process.opened(subject.entry, subject.files, "trial") as remote:
+            names = [LOOP, DRIVER] if has_loop else [DRIVER]
+            expected = {name: _expected(remote, subject, tokens, name) for name in names}
+    facts |= {f"seconds_expected_{name.replace(' ', '_')}": seconds for name, seconds in expected.items()}
     left, charged, recorded = tier.rescore, None, None
     if has_loop and expected[LOOP] < left:
         charged, seconds = _loop(subject, process, tokens)
@@ -71,8 +78,8 @@ def _scored(
             recorded = _drive(subject, process, first.tokens, Masses())
         yield evaluator.read_off(*_first(charged, len(recorded)), recorded, tokens)
     elif recorded is None:
-        seconds = min(expected.values())
-        yield from _sample(subject, process, pieces, f"scoring all {total:,} targets would take about {seconds:,.0f} s")
+        reason = f"scoring all {total:,} targets would take {min(expected.values()):,.0f} s or more"
+        yield from _sample(subject, process, pieces, reason)
 
 
 def _counted(subject: Subject, total: int) -> Iterator[Verdict]:

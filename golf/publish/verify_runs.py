@@ -15,7 +15,6 @@ from golf.eval.validity.claims import Seed
 from golf.pack import container
 from golf.publish import verify_ours
 from golf.publish.check import read_result
-from golf.publish.convert import recall
 from golf.publish.verify_foreign import split_facts
 from golf.publish.verify_subject import Subject, read_json, seed_of, sha256, with_tokenizer
 
@@ -39,7 +38,7 @@ def open_run(folder: Path, data: Path | None) -> Subject:
     log = _log(folder / EVENTS)
     if log:
         subject.logs = {result.seed: log}
-    _validation(subject, data or _recall(subject, folder), result)
+    _validation(subject, data or _recall(subject, folder, result), result)
     return subject
 
 
@@ -101,18 +100,21 @@ def _ours(subject: Subject, artifact: Path, script: Path, tokenizer: Path, resul
     subject.context = how.get("window")
 
 
-def _recall(subject: Subject, folder: Path, result: RunResult | None = None) -> Path | None:
-    """The folder of the validation shards on this machine; None, with the reason kept, when there is none."""
-    try:
-        if result is None:
-            return recall(folder)
-        note = hosts.cache_folder() / "corpora" / f"{result.corpus_sha256}.json"
-        if note.is_file():
-            return Path(json.loads(note.read_bytes())["val"])
-        raise DataError(f"corpus {result.corpus} of {folder} is not on this machine; name the text with --data")
-    except DataError as error:
-        subject.no_tokens = str(error)
+def _recall(subject: Subject, folder: Path, result: RunResult) -> Path | None:
+    """The folder of the validation shards on this machine; None, with the reason kept, when there is none.
+
+    One text may lie there in the tokens of several tokenizers.
+    """
+    for manifest in sorted((hosts.cache_folder() / "corpora").glob(f"*/{corpus.MANIFEST}")):
+        about = read_json(manifest).get("corpus", {})
+        if (about.get("sha256"), about.get("tokenizer_sha256")) == (result.corpus_sha256, result.tokenizer_sha256):
+            return manifest.parent
+    note = hosts.cache_folder() / "corpora" / f"{result.corpus_sha256}.json"
+    place = Path(read_json(note)["val"]) if note.is_file() else None
+    if place is None or not place.is_dir():
+        subject.no_tokens = f"corpus {result.corpus} is not on this machine; name the text with --data"
         return None
+    return place
 
 
 def _validation(subject: Subject, place: Path | None, result: RunResult) -> None:

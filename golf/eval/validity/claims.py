@@ -193,7 +193,8 @@ def sampled(claimed: float, nats: Sequence[float], groups: int, reason: str) -> 
         return unchecked("S4", reason)
     average, error = statistics.fmean(nats), statistics.stdev(nats) / math.sqrt(groups)
     words = f"{average:.4f} +- {error:.4f} nats a token on {groups} excerpts, claimed are {claimed:.4f}"
-    if abs(average - claimed) > 8 * error + 0.02 * abs(claimed):
+    # An excerpt's first tokens have little before them, and cost more than those of the whole text.
+    if abs(average - claimed) > 8 * error + 0.15 * abs(claimed):
         return failed("S4", words, numbers=[average, claimed])
     return unchecked("S4", f"{reason}; a sample says {words}", numbers=[average, claimed])
 

@@ -10,7 +10,6 @@ for the true token alone charge less, so that over the vocabulary they charge fo
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import numpy as np
@@ -42,12 +41,17 @@ def once(positions: np.ndarray, total: int) -> Verdict:
     return passed("C4a", f"{total:,} targets, each scored once")
 
 
-def in_order(evaluate: Evaluate, piece: Excerpt, bos: int, draw: np.random.Generator) -> Verdict:
-    """C1d: scored from left to right, whatever the documents hold and however long they are."""
+def in_order(
+    evaluate: Evaluate, piece: Excerpt, scored: np.ndarray, bos: int, draw: np.random.Generator
+) -> Verdict:
+    """C1d: scored from left to right, whatever the documents hold and however long they are.
+
+    scored: positions of the excerpt's targets as they were scored.
+    """
     shorter = piece.tokens.copy()
     shorter[draw.integers(2, len(shorter), max(1, len(shorter) // 50))] = bos  # other documents, other lengths
     for tokens, what in ((piece.tokens, ""), (shorter, " once documents are cut elsewhere")):
-        positions, _ = evaluate(tokens)
+        positions = evaluate(tokens)[0] if what else scored
         back = np.flatnonzero(np.diff(positions) < 0)
         if len(back):
             pair = [int(positions[back[0]]), int(positions[back[0] + 1])]
@@ -59,11 +63,17 @@ def in_order(evaluate: Evaluate, piece: Excerpt, bos: int, draw: np.random.Gener
     return passed("C1d", f"{len(piece.targets):,} targets are scored from left to right, also with other documents")
 
 
-def flips(evaluate: Evaluate, piece: Excerpt, vocab: int, draw: np.random.Generator, budget: Budget) -> list[Verdict]:
-    """C1a, C1c and C3c: with one target flipped, or all from it on, no score before it changes."""
-    count, base = len(piece.targets), by_position(evaluate(piece.tokens), len(piece.targets))
+def flips(
+    evaluate: Evaluate, piece: Excerpt, base: np.ndarray, vocab: int, draw: np.random.Generator, budget: Budget
+) -> list[Verdict]:
+    """C1a, C1c and C3c: with one target flipped, or all from it on, no score before it changes.
+
+    base: charges `by_position` of the excerpt as it is.
+    """
+    count = len(piece.targets)
     inner = [edge + shift for edge in piece.edges[:8] for shift in (0, -1, 1)]
-    places = [count, 1, *(place for place in inner if 1 <= place <= count), *(draw.permutation(count) + 1).tolist()]
+    inner = [place for place in inner if 1 <= place <= count]
+    places = [count // 2 + 1, count, 1, *inner, *(draw.permutation(count) + 1).tolist()]
     made = 0
     for place in places:
         for check, end in (("C3c", place + 1), ("C1c", len(piece.tokens))):
@@ -92,6 +102,8 @@ def flips(evaluate: Evaluate, piece: Excerpt, vocab: int, draw: np.random.Genera
 def charges(
     evaluate: Evaluate,
     piece: Excerpt,
+    base: np.ndarray,
+    seconds: float,
     vocab: int,
     row_of: Callable[[np.ndarray], np.ndarray],
     draw: np.random.Generator,
@@ -100,12 +112,9 @@ def charges(
     """C1b, C2c and C3a: other tokens put in a target's place are charged what one distribution gives them.
 
     row_of: log probabilities of what follows some tokens, from a predictor that has not seen it. All tokens of the
-    vocabulary are tried where there is time for it, else some of them.
+    vocabulary are tried where there is time for it, else some of them.  seconds: that one scoring takes.
     """
     count, made, tried = len(piece.targets), 0, 0
-    begin = time.monotonic()
-    base = by_position(evaluate(piece.tokens), count)
-    seconds = max(time.monotonic() - begin, 1e-6)
     sure = (np.argsort(np.nan_to_num(base[1:], nan=np.inf)) + 1).tolist()
     for place in dict.fromkeys([count, 1, *np.stack([draw.permutation(count) + 1, sure], 1).ravel().tolist()]):
         # What comes after cannot matter to a sound score, and a shorter text is scored sooner.
