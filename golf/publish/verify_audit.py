@@ -39,7 +39,8 @@ def main() -> None:
             phase = "training"
         elif phase == "training" and text.startswith(ENDS):
             phase = "after"
-            tell(event="phase", path="", phase=phase)
+        if text.startswith("step:"):
+            tell(event="step", path=text, phase="")
         plain(*values, **options)
 
     builtins.print = spy
