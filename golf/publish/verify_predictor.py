@@ -18,8 +18,8 @@ from golf.publish.verify_subject import Subject
 
 # An excerpt that takes no longer than this is never too long.
 BRIEF = 0.05
-# One that takes longer is slow, and then every check looks a few times only, however little time it has.
-SLOW_SECONDS, FEW, MANY = 0.8, 2, 6
+# Every check looks for so long at least, however little time it has, and so many times.
+LEAST_SECONDS, FEW, MANY = 2.0, 2, 24
 CHECKS = ("C1a", "C1b", "C1c", "C1e", "C2a", "C2c", "C2d", "C3a", "C3b", "C3c", "C4b")
 
 
@@ -53,7 +53,7 @@ def _probe(
     length, seconds = affordable(remote, artifact, subject, tier)
     facts["excerpt_targets"], facts["seconds_per_excerpt"] = length, seconds
     stretch = driver.STRETCH if hasattr(remote, "logprobs") else None
-    least = facts["least"] = FEW if seconds > SLOW_SECONDS else MANY
+    least = facts["least"] = max(FEW, min(MANY, int(LEAST_SECONDS / max(seconds, 1e-3))))
     pieces = causality.excerpts(tokens, subject.bos, [length] * (2 if least == FEW else 4), draw)
     # New to the process, so before anything else looks at them.
     yield recording.repeat(remote, artifact, pieces[-1], stretch)

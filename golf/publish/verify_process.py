@@ -55,13 +55,18 @@ class Scoring:
 
     def collect(self, remote: Remote) -> None:
         """Take over what a process did."""
-        events = remote.events()
+        folder = remote.place.folder
+        # Every process may have had a folder of its own; what they did is told of one.
+        events = [
+            {**event, "path": event["path"].replace(folder, sandbox.INSIDE)} if folder in event["path"] else event
+            for event in remote.events()
+        ]
         self.events += events
-        self.isolation, self.clean = remote.place.isolation, remote.place.folder
-        there, folder = set(self.subject.files), self.subject.folder
-        for name in access.reads(events, remote.place.folder):
+        self.isolation = remote.place.isolation
+        there, home = set(self.subject.files), self.subject.folder
+        for name in access.reads(events, self.clean):
             # What lies beside the submission and was not named did not come along, but it was asked for.
-            if name in there or (folder is not None and (folder / name).is_file()):
+            if name in there or (home is not None and (home / name).is_file()):
                 self.read.add(name)
         self.read -= self.subject.ours
 

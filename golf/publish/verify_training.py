@@ -21,7 +21,7 @@ from golf.publish.verify_subject import Subject
 AUDIT = Path(__file__).with_name("verify_audit.py")
 LIMIT_SECONDS = 600.0
 # Warm-up happens inside the script, which has no switch for it.
-NO_SWITCH = "a script cannot be told to leave its warm-up out; golf's own is compared bit by bit in tests/train"
+NO_SWITCH = "a script cannot be told to leave its warm-up out; what golf's leaves behind is compared in tests/train"
 
 
 def checks(subject: Subject) -> Iterator[Verdict]:

@@ -103,7 +103,7 @@ def cuts(excerpt: Excerpt, base: np.ndarray, draw: np.random.Generator) -> Itera
     count = len(base)
     sure = np.argsort(base[np.arange(count), excerpt.targets])[::-1]
     borders = [edge + shift for edge in excerpt.edges[:8] for shift in (0, -1, 1, -2)]
-    ends = [count // 2, count - 1, 0]
+    ends = [count // 2, 0, count - 1]
     mixed = np.stack([draw.permutation(count), sure, draw.permutation(count)], 1).ravel().tolist()
     seen = set()
     for row in (*ends, *borders, *mixed):
