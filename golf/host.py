@@ -130,6 +130,12 @@ def share_heap() -> None:
         ctypes.CDLL(None).mallopt(ctypes.c_int(M_ARENA_MAX), ctypes.c_int(1))
 
 
+def give_back_memory() -> None:
+    """Hand what has been freed to the system, where the C library is glibc: it keeps it for itself otherwise."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+
+
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that decide a run's numbers."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in PACKAGES}

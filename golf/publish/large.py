@@ -101,6 +101,8 @@ def quantize_mapped(
         done = parts.names()
         for piece in layerwise.quantize(model, weights, batches, settings.quant, host=host, sink=sink, finished=done):
             parts.keep(piece)
+    del model
+    hosts.give_back_memory()
     found, rows = parts.take()
     emit(sink, "layers", what="packing", done=1, total=1, seconds_left=None)
     blob = container.dump({name: found[name] for name in weights}, about, settings.pack)
