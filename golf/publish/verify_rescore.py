@@ -48,8 +48,9 @@ def _scored(
         yield unchecked("S4", process.broken)
         return
     has_loop = "seconds_per_loop" in facts
-    if facts.get("least") == FEW:  # a trial would be slow, and one excerpt has been a whole window
-        whole = total / facts["excerpt_targets"]
+    whole = total / facts.get("excerpt_targets", total)
+    at_once = whole * facts.get("seconds_per_excerpt", tier.rescore) < tier.rescore / 20
+    if at_once or facts.get("least") == FEW:  # a trial would tell nothing new, or be slow
         expected = {DRIVER: whole * facts["seconds_per_excerpt"]}
         expected |= {LOOP: whole * facts["seconds_per_loop"]} if has_loop else {}
     else:
