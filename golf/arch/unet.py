@@ -339,13 +339,14 @@ class UNet(nn.Module):
         if self.lm_head is not None:
             nn.init.zeros_(self.lm_head.weight)
 
-    def forward(self, ids_BT: Tensor, tail: int | None = None) -> Tensor:
+    def forward(self, ids_BT: Tensor, tail: int | None = None, whole: bool = False) -> Tensor:
         """Logits [B, tail or T, V], float32, of the last `tail` positions.
 
+        whole: the caller has seen that no document begins after position 0, and the fast causal kernel will do.
         The last block and the head skip the others. Raises DataError for a token id outside the vocabulary
         (CPU inputs, not compiled), ValueError for a tail that is not in 1..T.
         """
-        return self._cap(self.trunk(ids_BT, tail))
+        return self._cap(self.trunk(ids_BT, tail, whole))
 
     def loss(self, ids_BT: Tensor, targets_BT: Tensor) -> Tensor:
         """Mean cross entropy in nats, float32, over the targets that are not -100."""
@@ -368,7 +369,7 @@ class UNet(nn.Module):
         scores = self.tok_emb.project(x_BTC) if self.lm_head is None else self.lm_head(x_BTC)
         return self.spec.softcap * torch.tanh(scores.float() / self.spec.softcap)
 
-    def trunk(self, ids_BT: Tensor, tail: int | None = None) -> Tensor:
+    def trunk(self, ids_BT: Tensor, tail: int | None = None, whole: bool = False) -> Tensor:
         """What meets the head: the normed state [B, tail or T, C] of the last `tail` positions."""
         time = ids_BT.shape[1]
         tail = tail_of(tail, time)
@@ -376,7 +377,7 @@ class UNet(nn.Module):
         x_BTC = self.entry(ids_BT, starts_BT)
         if self.smear is not None:
             x_BTC = self.smear(x_BTC, starts_BT)
-        apart = starts_BT if self.spec.documents else None
+        apart = starts_BT if self.spec.documents and not whole else None
         inner = bias(apart, time, time, x_BTC)
         outer = inner if tail == time else bias(apart, time, tail, x_BTC)
         return self.through(ids_BT, x_BTC, self.rope(time, time, ids_BT.device), inner, outer, tail)

@@ -80,7 +80,7 @@ def distributions(
         for row, (begin, _, end) in enumerate(batch):
             ids_BT[row, : end - begin] = text[begin - past.offset : end - past.offset] if end > begin else 0
         with torch.autocast(host.device.type, dtype=host.compute_dtype, enabled=low):
-            logits_BTV = forward(torch.from_numpy(ids_BT).to(host.device), tail)
+            logits_BTV = forward(torch.from_numpy(ids_BT).to(host.device), tail, not (ids_BT[:, 1:] == bos).any())
         if rows_TV is None:
             rows_TV = torch.zeros(count, logits_BTV.shape[-1], device=host.device)
         for row, (begin, start, end) in enumerate(batch):

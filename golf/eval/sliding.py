@@ -28,8 +28,8 @@ SCAN = 1 << 20
 # to be filled.
 CPU_TOKENS, GPU_TOKENS = 2048, 131_072
 # What a logit costs while its row is scored: itself, its capped copy and its logarithm in float32, and what the
-# allocator leaves unused beside them.
-LOGIT_BYTES = 24
+# allocator leaves unused beside them; and a generous guess at the activations and the mask of a token.
+LOGIT_BYTES, TOKEN_BYTES = 24, 65_536
 
 # The target that cross entropy skips: padding, and what an earlier window has scored.
 UNSCORED = -100
@@ -120,11 +120,12 @@ class SlidingWindow:
         tally = Tally(tokens, host, sink, report)
         plan = islice(self.plan(model, tokens), host.rank, None, host.world)
         rows = max(1, (self.batch_tokens or fitting(host, table.vocab)) // self.window)
-        forward = forward_tail(model)
+        forward, apart = forward_tail(model), keeps_apart(model)
         with scoring(model, host):
             for batch, tail in batches(plan, self.window, self.stride, rows):
                 ids_BT, targets_BT, lengths = read(tokens, batch, self.window, tail, table)
-                logits_BTV = forward(torch.from_numpy(ids_BT).to(host.device), tail)
+                whole = not (ids_BT[:, 1:] == apart).any()
+                logits_BTV = forward(torch.from_numpy(ids_BT).to(host.device), tail, whole)
                 tally.add(batch, weigh(logits_BTV, targets_BT), targets_BT, lengths)
         return tally.total()
 
@@ -177,10 +178,10 @@ class Tally:
 
 
 def fitting(host: Host, vocab: int) -> int:
-    """Tokens of a batch that suit the device, and whose logits fit its free memory."""
+    """Tokens of a batch that suit the device and fit its free memory."""
     if host.device.type == "cpu":
         return CPU_TOKENS
-    return min(GPU_TOKENS, torch.cuda.mem_get_info(host.device)[0] // (LOGIT_BYTES * vocab))
+    return min(GPU_TOKENS, torch.cuda.mem_get_info(host.device)[0] // (LOGIT_BYTES * vocab + TOKEN_BYTES))
 
 
 @contextmanager
@@ -201,12 +202,18 @@ def keeps_apart(model: nn.Module) -> int | None:
     return spec.bos if getattr(spec, "documents", False) else None
 
 
-def forward_tail(model: nn.Module) -> Callable[[Tensor, int], Tensor]:
-    """(ids, tail) -> logits of the last `tail` positions, computed alone where the model knows how."""
+def forward_tail(model: nn.Module) -> Callable[..., Tensor]:
+    """(ids, tail, whole) -> logits of the last `tail` positions, computed alone where the model knows how.
+
+    whole: whether no document begins inside the rows, which a model that keeps documents apart may like to know.
+    """
     known = inspect.signature(getattr(model, "_orig_mod", model).forward).parameters
-    if "tail" in known:
-        return lambda ids_BT, tail: model(ids_BT, tail=tail)
-    return lambda ids_BT, tail: model(ids_BT)[:, ids_BT.shape[1] - tail :]
+
+    def forward(ids_BT: Tensor, tail: int, whole: bool = False) -> Tensor:
+        told = {"tail": tail, "whole": whole}
+        return model(ids_BT, **{name: told[name] for name in told if name in known})[:, -tail:]
+
+    return forward
 
 
 def find(tokens: Sequence[int], token: int) -> Iterator[int]:

@@ -163,6 +163,23 @@ def test_documents_that_the_model_keeps_apart_are_fed_together(documents, stride
     assert rows[0] < rows[1] or (stride, documents) == (16, "stream")
 
 
+@torch.no_grad()
+def test_windows_without_a_boundary_take_the_causal_kernel():
+    """The hint goes with exactly the windows inside which no document begins, and changes no number."""
+    model, hints = unet(), []
+    ids = torch.randint(2, VOCAB, (2, 16))
+    ids[:, 0] = BOS
+    torch.testing.assert_close(model(ids, whole=True), model(ids), atol=1e-5, rtol=1e-5)
+
+    class Told(Counting):
+        def forward(self, ids, tail=None, whole=False):
+            hints.append((whole, bool((ids[:, 1:] == BOS).any())))
+            return self.model(ids, tail=tail, whole=whole)
+
+    score(Told(model), stream(200), TABLE, window=16, stride=4)
+    assert {whole for whole, _ in hints} == {True, False} and all(whole is not begins for whole, begins in hints)
+
+
 def test_documents_are_not_fed_together_where_the_model_would_mix_them():
     tokens = stream(300, seed=2)
     nats, _ = one_by_one(unet(documents=False), tokens, 16, 4, np.flatnonzero(tokens == BOS).tolist())
