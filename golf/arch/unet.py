@@ -109,7 +109,9 @@ class UNetSpec:
         for name in ("softcap", "rope_base"):
             if not getattr(self, name) > 0:
                 raise SpecError(f"{name}={getattr(self, name)} must be above 0")
-        at_least(1, f"mlp_mult={self.mlp_mult} times dim={self.dim}", self.hidden)
+        width = self.mlp_mult * self.dim
+        if not 1 <= width < math.inf:
+            raise SpecError(f"mlp_mult={self.mlp_mult} times dim={self.dim} is {width}; it must be finite, at least 1")
         splits("dim", self.dim, "heads", self.heads)
         splits("heads", self.heads, "kv_heads", self.kv_heads)
         if self.rotated % 2 or self.rotated > self.head_dim:
