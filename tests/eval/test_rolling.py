@@ -10,6 +10,7 @@ from golf.contracts import ByteTable, DataError, SpecError
 from golf.eval.rolling import Rolling, RollingPredictor
 from golf.eval.sliding import SlidingWindow
 from golf.eval.validity import driver
+from golf.host import Host
 
 VOCAB, BOS = 30, 1
 TABLE = ByteTable(np.arange(VOCAB) % 5, np.arange(VOCAB) % 3 == 0, np.arange(VOCAB) < 3)
@@ -101,3 +102,15 @@ def test_what_cannot_be():
         Rolling().score(nn.Linear(2, 2), stream(5), TABLE)
     with pytest.raises(DataError, match="at least 2 tokens"):
         Rolling().score(unet(), stream(0), TABLE)
+
+
+@pytest.mark.parametrize("world", [2, 5])
+def test_ranks_share_the_lanes(world, monkeypatch):
+    """A rank without a lane scores nothing and still joins the sums."""
+    model, tokens, spec = unet(), stream(100), Rolling(window=16, lanes=3)
+    nats, found = told(spec, model, tokens)[1], np.full(101, np.nan)
+    monkeypatch.setattr(Host, "sum", lambda self, tensor: tensor)
+    for rank in range(world):
+        with pytest.raises(AssertionError, match="targets scored instead of 100"):
+            spec.score(model, tokens, TABLE, host=Host(rank, world), report=found.__setitem__)
+    np.testing.assert_allclose(found[1:], nats, atol=5e-5)
