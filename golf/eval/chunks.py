@@ -23,9 +23,6 @@ from golf.eval.sliding import UNSCORED, Report, SlidingWindow, keeps_apart, quie
 from golf.eval.validity import driver
 from golf.host import Host
 
-# Logits of one request by the driver: 32 MB of float32, which it holds twice more in float64.
-STRETCH_LOGITS = 1 << 23
-
 
 @dataclass(frozen=True, kw_only=True)
 class ChunkSGD:
@@ -93,7 +90,7 @@ class ChunkSGD:
     ) -> Score:
         """As `driver.score`; ranks share windows and gradients and all return the same. Only rank 0 reports."""
         host = host or Host()
-        stretch = max(1, STRETCH_LOGITS // table.vocab)
+        stretch = max(1, driver.STRETCH_LOGITS // table.vocab)
         told = report if host.is_main else None
         return driver.score(self.predictor(host), model, tokens, table, stretch=stretch, sink=sink, report=told)
 

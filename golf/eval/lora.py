@@ -20,6 +20,7 @@ from golf.contracts import ByteTable, Score, Sink, SpecError
 from golf.eval.adapters import Adapters, adaptable, frozen
 from golf.eval.sliding import Report, SlidingWindow, Tally, find, forward_tail, quiet, read, weigh
 from golf.eval.spans import Span
+from golf.eval.validity import driver
 from golf.host import Host
 
 
@@ -101,8 +102,12 @@ class DocumentLoRA:
         sink: Sink = quiet,
         report: Report | None = None,
     ) -> Score:
-        """As `SlidingWindow.score`. Ranks take turns with groups of documents."""
+        """As `SlidingWindow.score`. One document at a time goes through the validity driver; several side by side,
+        and ranks, which take turns with groups of them, get the same numbers by themselves."""
         host = host or Host()
+        if self.rows == host.world == 1:
+            stretch = max(1, driver.STRETCH_LOGITS // table.vocab)
+            return driver.score(self.predictor(host), model, tokens, table, stretch=stretch, sink=sink, report=report)
         tally = Tally(tokens, host, sink, report)
         for group in islice(groups(documents(tokens, self.bos), self.rows), host.rank, None, host.world):
             adapters, optimizer = self.adapt(model, len(group), host.device)
@@ -149,13 +154,17 @@ def groups(items: Iterator[Document], size: int) -> Iterator[list[Document]]:
 
 @dataclass
 class State:
-    """text: the document so far.  waiting: of its targets, those seen since the adapters last moved."""
+    """text: the document so far.  waiting: of its targets, those seen since the adapters last moved.
+    kept: the text that predicted a whole chunk, and the logits with their graph, to learn from without a second
+    forward; None where the chunk was asked for piece by piece.
+    """
 
     model: nn.Module
     adapters: Adapters
     optimizer: torch.optim.Optimizer
     text: np.ndarray
     waiting: int = 0
+    kept: tuple[np.ndarray, Tensor] | None = None
 
 
 class DocumentPredictor:
@@ -193,20 +202,26 @@ class DocumentPredictor:
         for number, (begin, end) in enumerate(pairwise(edges)):
             text = known[begin:end]
             if number == 0:
-                rows.append(self._rows(state, np.concatenate([state.text, text]), len(text) + 1, learns=False))
+                whole, count = np.concatenate([state.text, text]), len(text) + 1
+                learns = count == self.spec.chunk
+                rows.append(self._rows(state, whole, count, learns))
+                state.kept = (whole, rows[0]) if learns else None
             else:
                 rows.append(self._rows(self._fresh(state.model, text), text, len(text), learns=False))
-        return torch.cat(rows).log_softmax(-1)
+        return torch.cat([each.detach() for each in rows]).log_softmax(-1)
 
     def _fresh(self, model: nn.Module, text: np.ndarray) -> State:
         return State(model, *self.spec.adapt(model, 1, self.host.device), text, max(0, len(text) - 1))
 
     def _learn(self, state: State) -> None:
         """A step on the chunk that is on record."""
-        chunk = self.spec.chunk
-        logits_TV = self._rows(state, state.text[:-1], chunk, learns=True)
+        chunk, text = self.spec.chunk, state.text[:-1]
+        if state.kept is not None and np.array_equal(state.kept[0], text):
+            logits_TV = state.kept[1]
+        else:
+            logits_TV = self._rows(state, text, chunk, learns=True)
         step(state.optimizer, weigh(logits_TV[None], state.text[None, -chunk:]).mean())
-        state.waiting = 0
+        state.waiting, state.kept = 0, None
 
     def _rows(self, state: State, text: np.ndarray, count: int, learns: bool) -> Tensor:
         """Logits [count, V] after the last `count` tokens of a document's text, all in one chunk."""
