@@ -15,7 +15,7 @@ from typing import Any
 
 from golf.contracts import DataSpec, Evaluation, Init, ModelSpec, SpecError
 from golf.pack.container import PackSpec
-from golf.quant.apply import QuantSpec
+from golf.quant.apply import Plan
 from golf.train.spec import TrainSpec
 
 
@@ -30,7 +30,7 @@ class Recipe:
     data: DataSpec
     model: ModelSpec
     train: TrainSpec
-    quant: QuantSpec
+    quant: Plan
     pack: PackSpec
     eval: Evaluation
     init: Init | None = None

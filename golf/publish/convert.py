@@ -25,7 +25,7 @@ from golf.publish import curves
 from golf.publish.check import read_result
 from golf.publish.source import Source, open_source
 from golf.quant import reach, report
-from golf.quant.apply import Calibration, QuantSpec
+from golf.quant.apply import Calibration, Plan, QuantSpec
 from golf.quant.squeeze import Squeeze
 
 
@@ -33,7 +33,7 @@ from golf.quant.squeeze import Squeeze
 class QuantizeSettings:
     """What `golf quantize` can be told with --set."""
 
-    quant: QuantSpec = field(default_factory=QuantSpec)
+    quant: Plan = field(default_factory=QuantSpec)
     pack: PackSpec = field(default_factory=PackSpec)
 
 
@@ -147,7 +147,7 @@ def quantize_settings(
     return recipes.assign(settings, assignments)
 
 
-def calibration_batches(source: Source, plan: QuantSpec, calibration: Path | None) -> Iterator[Tensor] | None:
+def calibration_batches(source: Source, plan: Plan, calibration: Path | None) -> Iterator[Tensor] | None:
     """Windows of calibration text for the source's model; None where no method of the plan asks for Hessians.
 
     Raises HessianError when they are needed and there is no text.

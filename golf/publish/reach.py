@@ -1,8 +1,9 @@
 """Which statements of a program can run: static imports followed, and definitions nobody spells left out.
 
 A definition at a module's top level is kept when its name is spelled by something that is kept: as a name in
-its own module, in a `from module import name`, as `module.name`, or in any module as a lone string (getattr,
-phone books: "golf.arch.unet:UNetSpec"). That errs on the side of keeping. Statements that bind no name stay.
+its own module, in a `from module import name`, as `module.name`, or in any module as a lone string (getattr). That
+errs on the side of keeping. What a phone book offers ("golf.arch.unet:UNetSpec") is kept when something else names it.
+Statements that bind no name stay.
 A method is kept when its name is spelled as an attribute or a lone string, or when its class has foreign bases
 besides `nn.Module`.
 Modules named in strings are not followed: what a program looks up at run time it has to import somewhere.
@@ -152,7 +153,6 @@ class Reach:
                     self._handed.add(text)
                     self._texts.update(re.split("[.:]", text))
                     if entry := _ENTRY.fullmatch(text):
-                        self._exports[entry[1]].add(entry[2])
                         if module.looks_up:
                             self._look_up_types(entry[1])
                 case ast.Import(names=names):

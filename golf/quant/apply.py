@@ -73,22 +73,23 @@ class Calibration:
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantSpec:
+class Plan:
     """A method for each role. Tensors with fewer than `small` elements are stored as CONTROL ones are: their
-    scales and their share of the header would outweigh what a grid saves."""
+    scales and their share of the header would outweigh what a grid saves.
 
-    matrix: Method = field(default_factory=GPTQ)
-    head: Method = field(default_factory=lambda: GPTQ(bits=8, k=20.0))
-    embed: Method = field(default_factory=RoundNearest)
-    control: Method = field(default_factory=Keep)
-    calibration: Calibration = field(default_factory=Calibration)
-    small: int = 1024
+    A plan collects what its methods need to know, and fits: `collect` and `fit`, as QuantSpec spells them.
+    """
+
+    matrix: Method
+    head: Method
+    embed: Method
+    control: Method
+    calibration: Calibration
+    small: int
 
     def __post_init__(self) -> None:
         if self.small < 0:
             raise SpecError(f"small={self.small} elements cannot be negative; 0 puts every matrix on a grid")
-        if self.control.needs_hessian:
-            raise SpecError("control tensors meet no inputs as a matrix; use Keep or RoundNearest for them")
 
     def method(self, role: Role, elements: int) -> Method:
         by_role = {
@@ -98,6 +99,23 @@ class QuantSpec:
             Role.CONTROL: self.control,
         }
         return self.control if elements < self.small else by_role[role]
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantSpec(Plan):
+    """Scales from the weights, codes by Hessians: GPTQ where a tensor meets inputs as a matrix."""
+
+    matrix: Method = field(default_factory=GPTQ)
+    head: Method = field(default_factory=lambda: GPTQ(bits=8, k=20.0))
+    embed: Method = field(default_factory=RoundNearest)
+    control: Method = field(default_factory=Keep)
+    calibration: Calibration = field(default_factory=Calibration)
+    small: int = 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.control.needs_hessian:
+            raise SpecError("control tensors meet no inputs as a matrix; use Keep or RoundNearest for them")
 
     def collect(self, model: nn.Module, batches: Iterable[Tensor], *, host: Host) -> Hessians:
         """What `fit` needs to know of every tensor, from batches of ids [B, T] of calibration text."""
@@ -116,7 +134,7 @@ def quantize(
     weights: Mapping[str, Tensor],
     roles: Mapping[str, Role],
     hessians: Mapping[str, Tensor],
-    spec: QuantSpec,
+    spec: Plan,
     multiplier: float = 1.0,
 ) -> dict[str, QTensor]:
     """Every tensor by the method of its role, in the order of `weights`; the multiplier widens every grid's step.
@@ -143,7 +161,7 @@ def dequantize(qtensors: Mapping[str, QTensor]) -> dict[str, Tensor]:
     return {name: method(qtensor.method).dequantize(qtensor) for name, qtensor in qtensors.items()}
 
 
-def fake_quantizer(model: nn.Module, spec: QuantSpec) -> Callable[[bool], None]:
+def fake_quantizer(model: nn.Module, spec: Plan) -> Callable[[bool], None]:
     """A switch for late QAT: on, every hooked layer computes with the weight that export would leave; off, with its
     own. The hooks are pure functions of the weight, so a compiled graph takes them in when it is traced anew."""
     roles = model.roles()

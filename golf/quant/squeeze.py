@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from golf.contracts import BudgetError, Hessians, QTensor, Role, Sink, SpecError, emit
 from golf.host import Host
 from golf.quant import fisher, refine
-from golf.quant.apply import Calibration, Method, QuantSpec, dequantize, quantize
+from golf.quant.apply import Calibration, Method, Plan, dequantize, quantize
 from golf.quant.fisher import Curvature
 from golf.quant.fit import Fitted
 from golf.quant.waterfill import Waterfill
@@ -24,7 +24,7 @@ FINEST, COARSEST = -16.0, 16.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Squeeze(QuantSpec):
+class Squeeze(Plan):
     """Every tensor, control ones too, on steps that curvature chooses; a fit moves the one step behind them all.
 
     learn: steps of learning after rounding, where `refine` is called; each reads as much text as a batch holds.
