@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from golf import track as tracks
 from golf.contracts import DataError, SpecError
@@ -35,6 +35,7 @@ class Row:
     path: str
     track: str | None
     corpus: str | None
+    kind: str | None
     author: str | None
     date: str | None
     val_bpb: float | None
@@ -60,12 +61,12 @@ class Row:
         return None if self.bytes_total is None or self.cap is None else self.cap - self.bytes_total
 
 
-@dataclass(frozen=True)
-class Group:
-    """Rows whose scores can be compared, best first; those without a score come last."""
+class Group(NamedTuple):
+    """Rows whose scores can be compared, best first; those without a score come last. kind: of evaluation."""
 
     track: str | None
     corpus: str | None
+    kind: str | None
     rows: tuple[Row, ...]
 
     @property
@@ -100,11 +101,11 @@ def board(paths: Iterable[Path], match: str | None = None) -> list[Group]:
     rows = [row for path in paths for row in find(path) if match is None or fnmatch(row.path, f"*{match}*")]
     if not rows:
         raise DataError("no record with results, run or submission lies there; run one with `golf run`")
-    groups: dict[tuple[str | None, str | None], list[Row]] = {}
+    groups: dict[tuple[str | None, ...], list[Row]] = {}
     for number, row in enumerate(rows, 1):
-        groups.setdefault((row.track, row.corpus), []).append(replace(row, number=number))
+        groups.setdefault((row.track, row.corpus, row.kind), []).append(replace(row, number=number))
     found = [Group(*key, tuple(ranked(rows))) for key, rows in groups.items()]
-    return sorted(found, key=lambda group: (group.track is None, group.track or "", group.corpus or ""))
+    return sorted(found, key=lambda group: (group.track is None, *(str(part or "") for part in group[:3])))
 
 
 def find(path: Path) -> list[Row]:
@@ -138,7 +139,7 @@ def _ours(file: Path, found: Seeds, entry: Entry | None = None) -> Row:
     if date is None and published.is_date(name[:10]):
         date, name = name[:10], name[11:] or name
     return Row(
-        number=0, name=name, path=str(file), track=first.track, corpus=first.corpus_sha256,
+        number=0, name=name, path=str(file), track=first.track, corpus=first.corpus_sha256, kind=first.eval_kind,
         author=entry.author if entry else None, date=date, val_bpb=found.mean, val_bpb_std=found.std,
         seeds={str(seed): score for seed, score in found.scores.items()}, bytes_total=worst.bytes_total,
         cap=worst.bytes_cap, train_seconds=max(result.train_seconds for result in found.results),
@@ -159,7 +160,7 @@ def _published(entry: Entry) -> Row:
         notes += (f"bytes: only artifact_bytes is stated, {entry.bytes_artifact:,}",)
     return Row(
         number=0, name=entry.name or f"({entry.path.parent.name or entry.path.stem})", path=str(entry.path),
-        track=entry.track, corpus=None, author=entry.author, date=entry.date, val_bpb=entry.val_bpb,
+        track=entry.track, corpus=None, kind=None, author=entry.author, date=entry.date, val_bpb=entry.val_bpb,
         val_bpb_std=entry.val_bpb_std, seeds=entry.seeds, bytes_total=entry.bytes_total,
         cap=track.cap_bytes if track else CHALLENGE_CAP, train_seconds=entry.train_seconds,
         parameters=entry.parameters, bits_per_weight=weights, verified=_verified(entry.path.parent),

@@ -46,8 +46,8 @@ class Drawn(NamedTuple):
 def values(groups: Sequence[Group]) -> list[dict[str, Any]]:
     """Everything as plain values, for --json."""
     return [
-        {"track": group.track, "corpus_sha256": group.corpus, "rows": [_plain(row) for row in group.rows],
-         "pareto": [row.name for row in group.pareto]}
+        {"track": group.track, "corpus_sha256": group.corpus, "eval_kind": group.kind,
+         "rows": [_plain(row) for row in group.rows], "pareto": [row.name for row in group.pareto]}
         for group in groups
     ]  # fmt: skip
 
@@ -59,7 +59,7 @@ def _plain(row: Row) -> dict[str, Any]:
 
 def table(group: Group) -> Table:
     """One group on the terminal; a dash is what is not stated."""
-    corpus = f"corpus {group.corpus[:16]}" if group.corpus else "corpus not stated"
+    corpus = f"{group.kind}, corpus {group.corpus[:16]}" if group.corpus else "corpus not stated"
     drawn = Table(title=f"{group.track or 'track not stated'}  {corpus}", title_justify="left", box=box.SIMPLE_HEAD)
     for title in ("name", "bits per byte", "best before", "bytes", "parameters", "train", "verified"):
         drawn.add_column(title, justify="left" if title in ("name", "verified") else "right")

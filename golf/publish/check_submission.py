@@ -25,8 +25,7 @@ from golf.track import Track
 CHALLENGE_CAP = 16_000_000
 EXACT = 1e-6  # logs spell eight digits
 # What the final score is called in logs of the challenge, and in golf's.
-FINAL = re.compile(r"^(?:final_\S+|quantized_ttt_phased)\b.*?val_bpb:\s*([\d.]+)", re.M)
-OURS = re.compile(r"^final_sliding_exact val_loss:([\d.]+) val_bpb:([\d.]+)", re.M)
+FINAL = r"^(?:final_{kind}_exact|quantized_ttt_phased|final_{kind})\b.*?val_bpb:\s*([\d.]+)"
 SIZE = re.compile(r"^Total submission size[^:]*: ([\d,_]+) bytes", re.M)
 SOURCE = re.compile(r"source_sha256:([0-9a-f]{64})")
 
@@ -145,7 +144,8 @@ def _logs(folder: Path, entry: Entry) -> Iterator[Verdict]:
             yield Verdict(f"log of seed {seed}", False, f"{file.name} is missing")
             continue
         text = file.read_text(encoding="utf-8", errors="replace")
-        scores = [float(m[-1]) for m in (OURS.findall(text) if ours else [(s,) for s in FINAL.findall(text)])]
+        kind = entry.raw["results"][0].get("eval_kind", "sliding") if ours else r"\S*"
+        scores = [float(found) for found in re.findall(FINAL.format(kind=kind), text, re.M)]
         good = any(abs(found - score) <= EXACT for found in scores)
         seen = f"{scores[-1]:.8f}" if scores else "no final score"
         yield Verdict(f"log of seed {seed}", good, f"{seen} / {score:.8f}")

@@ -12,11 +12,13 @@ from golf.contracts import DataError, RunResult, Sink, emit
 from golf.data import local, shards, stream
 from golf.data import tokenizer as tokenizers
 from golf.data.tokenizer import Tokenizer
+from golf.eval.sampling import Sampling
 from golf.host import write_atomic
-from golf.publish import anatomy, lineage, probe, runs, scoring
+from golf.publish import anatomy, generating, lineage, probe, runs, scoring
 from golf.publish.anatomy import StreamBytes, TensorBytes
 from golf.publish.convert import recall
-from golf.publish.probe import Bucket, Passage
+from golf.publish.generating import Text
+from golf.publish.probe import Bucket, Passage, Reading
 from golf.publish.report_plots import Plots
 from golf.publish.runs import Run
 from golf.publish.source import Source, open_source
@@ -43,11 +45,18 @@ class Findings:
     by_length: list[Bucket] = field(default_factory=list)
     easy: list[Passage] = field(default_factory=list)
     hard: list[Passage] = field(default_factory=list)
+    samples: list[Text] = field(default_factory=list)
     gaps: list[str] = field(default_factory=list)
 
     @property
     def result(self) -> RunResult:
         return self.run.result
+
+    @property
+    def tax(self) -> float:
+        """What quantization costs in bits per byte; adapting to the text is no part of it."""
+        fixed = self.result.val_bpb_fixed
+        return (self.result.val_bpb if fixed is None else fixed) - self.result.val_bpb_unquantized
 
     @property
     def steps(self) -> list[dict[str, Any]]:
@@ -59,6 +68,8 @@ class Findings:
         counted = [("weights", result.bytes_model), ("code", result.bytes_code)]
         counted += [("tokenizer", result.bytes_tokenizer)] if result.tokenizer_counted else []
         return [*counted, ("headroom", result.bytes_cap - result.bytes_total)]
+
+PROMPT, SAMPLE, HEAT = 32, 120, 0.8  # tokens, tokens, temperature
 
 
 def write(paths: Sequence[Path], output: Path, tokens: int) -> list[Findings]:
@@ -152,6 +163,18 @@ def _read(found: Findings, source: Source, folder: Path, count: int) -> None:
     found.by_place, found.by_age = probe.by_place(plain, window), probe.by_age(reading)
     found.by_length = probe.by_length(reading)
     found.easy, found.hard = probe.passages(reading, speaker)
+    if hasattr(model, "read_on"):
+        found.samples = _samples(found.run.path, speaker, reading)
+
+
+def _samples(path: Path, speaker: Tokenizer, reading: Reading) -> list[Text]:
+    """What the model writes by itself, and after the beginning of a validation document."""
+    begin, end = next(iter(reading.documents), (1, len(reading.tokens_N)))
+    prompts = ("", speaker.decode(reading.tokens_N[begin : min(begin + PROMPT, end)].tolist()))
+    return generating.continue_texts(
+        path, None, prompts, tokens=SAMPLE, sampling=Sampling(temperature=HEAT), seed=0, window=None,
+        write=lambda number, piece: None,
+    )  # fmt: skip
 
 
 def page(findings: Sequence[Findings]) -> str:
@@ -178,12 +201,11 @@ def page(findings: Sequence[Findings]) -> str:
 def _facts(found: Findings) -> dict[str, Any]:
     """Numbers for the tables, by label; the two columns of a comparison have the same rows."""
     result, model = found.result, found.run.event("model")
-    tax = result.val_bpb - result.val_bpb_unquantized
     return {
-        "bits per byte": f"{result.val_bpb:.5f}",
+        "bits per byte": f"{result.val_bpb:.5f}, {result.eval_kind}",
         "in plain windows": f"{result.val_bpb_roundtrip:.5f}",
         "before quantization": f"{result.val_bpb_unquantized:.5f}",
-        "quantization costs": f"{tax:+.5f}",
+        "quantization costs": f"{found.tax:+.5f}",
         "nats a token": f"{result.val_loss:.5f}",
         "tokens scored": f"{result.tokens_scored:,}",
         "bytes scored": f"{result.bytes_scored:,}",

@@ -142,12 +142,17 @@ def alike(old: Seeds, new: Seeds) -> bool:
 
 
 def compare(old: Seeds, new: Seeds) -> Comparison:
-    """Raises DataError when the two were scored on different text."""
+    """Raises DataError when the two were scored on different text, or by different kinds of evaluation."""
     before, after = old.results[0], new.results[0]
     if before.corpus_sha256 != after.corpus_sha256:
         raise DataError(
             f"{old.name} was scored on corpus {before.corpus} ({before.corpus_sha256[:16]}), {new.name} on "
             f"{after.corpus} ({after.corpus_sha256[:16]}): scores of different text cannot be compared"
+        )
+    if before.eval_kind != after.eval_kind:
+        raise DataError(
+            f"{old.name} was scored by a {before.eval_kind} evaluation, {new.name} by a {after.eval_kind} one: two "
+            "kinds of score cannot be compared; score both by one with `golf score --eval`"
         )
     margin = margin_bpb(after.tokens_scored, after.bytes_scored)
     delta = old.mean - new.mean

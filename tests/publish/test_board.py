@@ -13,9 +13,8 @@ from golf.publish.board import Group, Row
 
 
 def row(number, bpb, size=None, date=None, seeds=(), **more):
-    values = dict.fromkeys(
-        ("corpus", "author", "val_bpb_std", "train_seconds", "parameters", "bits_per_weight", "verified", "parent")
-    )
+    names = "corpus kind author val_bpb_std train_seconds parameters bits_per_weight verified parent"
+    values = dict.fromkeys(names.split())
     return Row(**values | {
         "number": number, "name": f"n{number}", "path": f"p{number}", "track": "t", "date": date, "val_bpb": bpb,
         "seeds": {str(place): score for place, score in enumerate(seeds)}, "bytes_total": size, "cap": 100,
@@ -41,7 +40,7 @@ def test_each_is_compared_with_the_best_before_it():
 
 def test_the_front_holds_what_nobody_beats():
     rows = (row(1, 1.2, 10), row(2, 1.1, 20), row(3, 1.15, 30), row(4, 1.0, 40), row(5, 0.9), row(6, 1.2, 10))
-    assert [each.number for each in Group("t", None, rows).pareto] == [1, 2, 4]
+    assert [each.number for each in Group("t", None, None, rows).pareto] == [1, 2, 4]
 
 
 def test_records_runs_and_submissions_on_one_board(three, changed, golf, tmp_path):
@@ -61,6 +60,19 @@ def test_records_runs_and_submissions_on_one_board(three, changed, golf, tmp_pat
     assert odd["val_bpb"] is None and any("not usable" in note for note in odd["notes"])
     assert "<b>odd</b>" not in board_page.page(boards.board([folder]), "x")
     assert "faster" in golf("board", folder).stdout or "small" in golf("board", folder).stdout
+
+
+def test_kinds_of_evaluation_stay_apart(three, golf, tmp_path):
+    values = json.loads((three / "results.json").read_text())
+    for result in values["results"]:
+        result["eval_kind"] = "rolling"
+    (tmp_path / "rolling").mkdir()
+    (tmp_path / "rolling" / "results.json").write_text(json.dumps(values))
+    shutil.copytree(three, tmp_path / "sliding")
+    groups = json.loads(golf("board", tmp_path, "--json").stdout)
+    assert [(group["eval_kind"], len(group["rows"])) for group in groups] == [("rolling", 1), ("sliding", 1)]
+    with pytest.raises(DataError, match="two kinds of score"):
+        golf("submit", three, "-o", tmp_path / "x", "--author", "A", "--parent", tmp_path / "rolling")
 
 
 def test_nothing_to_show_is_said(tmp_path, golf):

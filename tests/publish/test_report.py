@@ -156,7 +156,7 @@ def test_the_page_in_a_browser(chrome, page, width, dark):
     headings = chrome.ask("[...document.querySelectorAll('h2')].map((h) => h.textContent)")
     assert headings == [
         "Training", "The ledger", "Where the bytes went", "Every tensor", "What is hard to predict",
-        "Numbers, versions and hashes", "Recipe",
+        "Samples", "Numbers, versions and hashes", "Recipe",
     ]  # fmt: skip
     small = "[...document.querySelectorAll('svg text')].filter((t) => t.getBoundingClientRect().height < 7).length"
     assert chrome.ask(small) == 0
