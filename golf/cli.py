@@ -18,6 +18,7 @@ from golf.contracts import SpecError
 from golf.publish import commands, verify_command
 
 FOLDER = click.Path(path_type=Path)
+TRACKER = click.Choice(["tensorboard", "wandb"])
 FILE = click.Path(path_type=Path, dir_okay=False)
 set_option = click.option(
     "--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Override a recipe field; may be repeated."
@@ -42,6 +43,7 @@ cli.add_command(verify_command.verify)
 @click.option("--out", type=FOLDER, help="Files land in OUT/<seed>/.  [default: runs/<record>]")
 @set_option
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in OUT/<seed>/.")
+@click.option("--tracker", "trackers", type=TRACKER, multiple=True, help="Log there too; wandb works offline.")
 @json_option
 def run(
     record: Path,
@@ -50,6 +52,7 @@ def run(
     out: Path | None,
     assignments: Sequence[str],
     resume: bool,
+    trackers: Sequence[str],
     as_json: bool,
 ) -> None:
     """Train, compress and score RECORD (a record folder or a recipe file).
@@ -59,7 +62,7 @@ def run(
     from golf.publish import several
 
     name = record.name if record.is_dir() else record.stem
-    plan = several.Plan(record, seeds or (1337,), out or Path("runs") / name, assignments, resume)
+    plan = several.Plan(record, seeds or (1337,), out or Path("runs") / name, assignments, resume, trackers)
     failed = several.side_by_side(plan, jobs) if jobs > 1 and len(seeds) > 1 else several.in_turn(plan, as_json)
     results, table = several.summarize(plan, name, failed)
     if as_json and results:

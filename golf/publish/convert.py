@@ -15,7 +15,7 @@ from torch import Tensor
 
 from golf import host as hosts
 from golf import recipe as recipes
-from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, Sink, Stream, emit
+from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, RunResult, Sink, Stream, emit
 from golf.data import local, shards, stream, tokenizer
 from golf.host import write_atomic
 from golf.pack import container, rans
@@ -169,18 +169,27 @@ def calibration_batches(source: Source, plan: Plan, calibration: Path | None) ->
 def remember(corpus: Corpus) -> None:
     """Note where a corpus lies, so that a run's own validation text is found again by its hash."""
     note = {"val": str(corpus.val[0].parent)}
-    write_atomic(hosts.cache_folder() / "corpora" / f"{corpus.sha256}.json", json.dumps(note).encode())
+    write_atomic(_note(corpus.sha256, corpus.tokenizer_sha256), json.dumps(note).encode())
+
+
+def _note(corpus_sha256: str, tokenizer_sha256: str) -> Path:
+    """One text may lie here in the tokens of several tokenizers."""
+    return hosts.cache_folder() / "corpora" / f"{corpus_sha256}-{tokenizer_sha256[:16]}.json"
 
 
 def recall(run: Path) -> Path:
     """The folder of the validation shards a run was scored on. Raises DataError when this machine has it not."""
     if not run.is_dir():
         raise DataError(f"{run.name} does not say which text to score; name it with --data")
-    result = read_result(run)
-    note = hosts.cache_folder() / "corpora" / f"{result.corpus_sha256}.json"
+    return text_of(read_result(run), run)
+
+
+def text_of(result: RunResult, source: Path) -> Path:
+    """The same for a result, however it came here; `source` is what the message names."""
+    note = _note(result.corpus_sha256, result.tokenizer_sha256)
     folder = Path(json.loads(note.read_bytes())["val"]) if note.is_file() else None
     if folder is None or not folder.is_dir():
-        raise DataError(f"corpus {result.corpus} of {run} is not on this machine; name the text with --data")
+        raise DataError(f"corpus {result.corpus} of {source} is not on this machine; name the text with --data")
     return folder
 
 

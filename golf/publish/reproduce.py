@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import re
 import subprocess
@@ -20,6 +19,7 @@ from golf import recipe as recipes
 from golf.contracts import DataError, RunResult, Sink
 from golf.publish import published, runs, seeds
 from golf.publish.check import Verdict, read_result
+from golf.publish.convert import text_of
 from golf.publish.scoring import score_source
 from golf.publish.seeds import Seeds
 
@@ -78,7 +78,7 @@ def score_again(told: Claim, data: Path | None, sink: Sink) -> list[Verdict]:
     digest = hashlib.sha256(told.artifact.read_bytes()).hexdigest()
     places = (told.path / TOKENIZER, told.artifact.parent / TOKENIZER)
     tokenizer = next((file for file in places if file.is_file()), None)
-    text = data or kept_text(told.result)
+    text = data or text_of(told.result, told.path)
     scored = score_source(told.artifact, text, tokenizer, None, (), sink)
     gap = scored.score.bpb - told.result.val_bpb
     counts = (scored.score.tokens, scored.score.bytes), (told.result.tokens_scored, told.result.bytes_scored)
@@ -88,18 +88,6 @@ def score_again(told: Claim, data: Path | None, sink: Sink) -> list[Verdict]:
         Verdict("tokens and bytes", counts[0] == counts[1], f"{counts[0]} / {counts[1]}"),
         Verdict("bits per byte", abs(gap) <= SAME, _both(scored.score.bpb, told.result.val_bpb)),
     ]
-
-
-def kept_text(result: RunResult) -> Path:
-    """Where this machine keeps a result's validation text. Raises DataError when it does not."""
-    note = hosts.cache_folder() / "corpora" / f"{result.corpus_sha256}.json"
-    folder = Path(json.loads(note.read_bytes())["val"]) if note.is_file() else None
-    if folder is None or not folder.is_dir():
-        raise DataError(
-            f"corpus {result.corpus} ({result.corpus_sha256[:16]}) is not on this machine; prepare it with a run, or "
-            "name the text with --data"
-        )
-    return folder
 
 
 def run_again(told: Claim, out: Path | None) -> list[Verdict]:

@@ -21,6 +21,7 @@ from golf.events import JsonLines, fan, quiet
 from golf.host import Host
 from golf.publish import baselines, convert, seeds, terminal
 from golf.publish.script import script
+from golf.publish.trackers import Tracking
 from golf.recipe import Recipe
 
 LOG = "console.log"
@@ -28,13 +29,14 @@ LOG = "console.log"
 
 @dataclass(frozen=True)
 class Plan:
-    """What `golf run` was asked for: OUT/<seed>/ gets the files of each seed."""
+    """What `golf run` was asked for: OUT/<seed>/ gets the files of each seed. trackers: besides the log."""
 
     record: Path
     seeds: Sequence[int]
     out: Path
     assignments: Sequence[str] = ()
     resume: bool = False
+    trackers: Sequence[str] = ()
 
     @property
     def recipe(self) -> Recipe:
@@ -69,10 +71,12 @@ def _one(recipe: Recipe, plan: Plan, seed: int, code: bytes, host: Host, silent:
         return
     with terminal.ProgressBar() as bar:
         log = JsonLines(folder / corridor.EVENTS, append=plan.resume)
+        tracking = [Tracking(name, folder) for name in plan.trackers]
         try:
-            result = corridor.run(recipe, replace(job, sink=fan(log, bar)))
+            result = corridor.run(recipe, replace(job, sink=fan(log, bar, *tracking)))
         finally:
-            log.close()
+            for each in (log, *tracking):
+                each.close()
         compressors = _baselines(recipe, bar)
     if not silent:
         Console().print(terminal.run_table(result, compressors))
@@ -120,6 +124,7 @@ def side_by_side(plan: Plan, jobs: int) -> dict[int, str]:
 def start(plan: Plan, seed: int, environment: dict[str, str], ranks: int = 1) -> subprocess.Popen:
     """One seed in a process of its own, or under torchrun in `ranks` of them."""
     flags = [word for text in plan.assignments for word in ("--set", text)] + ["--resume"] * plan.resume
+    flags += [word for name in plan.trackers for word in ("--tracker", name)]
     several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     words = ["-m", "golf", "run", str(plan.record), "--seed", str(seed), "--out", str(plan.out), *flags]
     log = plan.out / str(seed) / LOG

@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-from golf import host as hosts
 from golf import track as tracks
 from golf.contracts import DataError, RunResult
 from golf.data import corpus, local, shards
@@ -109,7 +108,7 @@ def _recall(subject: Subject, folder: Path, result: RunResult) -> Path | None:
         about = read_json(manifest).get("corpus", {})
         if (about.get("sha256"), about.get("tokenizer_sha256")) == (result.corpus_sha256, result.tokenizer_sha256):
             return manifest.parent
-    note = hosts.cache_folder() / "corpora" / f"{result.corpus_sha256}.json"
+    note = hosts.cache_folder() / "corpora" / f"{result.corpus_sha256}-{result.tokenizer_sha256[:16]}.json"
     place = Path(read_json(note)["val"]) if note.is_file() else None
     if place is None or not place.is_dir():
         subject.no_tokens = f"corpus {result.corpus} is not on this machine; name the text with --data"

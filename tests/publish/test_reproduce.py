@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from golf.contracts import DataError
-from golf.publish import reproduce, runs, seeds
+from golf.contracts import Corpus, DataError
+from golf.publish import convert, reproduce, runs, seeds
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +99,20 @@ def test_the_interval_of_further_seeds(three):
         assert reproduce.within(known, old, new).ok is good
     alone = seeds.Seeds("one", [old])
     assert reproduce.within(alone, old, old).ok and not reproduce.within(alone, old, replace(old, val_bpb=1.0)).ok
+
+
+def test_text_in_the_tokens_of_several_tokenizers_is_kept_apart(three, tmp_path, monkeypatch):
+    """Another run on the same text, with a tokenizer of its own, does not take the first one's place."""
+    monkeypatch.setenv("GOLF_CACHE", str(tmp_path))
+    ours = runs.read_result(three / "1")
+    theirs = replace(ours, tokenizer_sha256="f" * 64)
+    for result, name in ((ours, "ours"), (theirs, "theirs")):
+        (tmp_path / name).mkdir()
+        shard = (tmp_path / name / "val_000000.bin",)
+        convert.remember(
+            Corpus(
+                name="documents", sha256=result.corpus_sha256, train=shard, val=shard, tokenizer=shard[0],
+                tokenizer_sha256=result.tokenizer_sha256, tokenizer_counted=True, vocab=400, bos=1,
+            )
+        )  # fmt: skip
+    assert convert.text_of(ours, three).name == "ours" and convert.text_of(theirs, three).name == "theirs"
