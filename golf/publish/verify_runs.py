@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from golf import host as hosts
 from golf import track as tracks
 from golf.contracts import DataError, RunResult
 from golf.data import corpus, local, shards
