@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ class Block(nn.Module):
         return x_BTC + self.mlp(self.mlp_norm(x_BTC))
 
 
-class Decoder(nn.Module):
+class Decoder(nn.Module, ABC):
     """A model that meets `contracts.Model` and reads on with a cache.
 
     A family gives it `spec` (with `vocab`, `context`, `rope_base`), its token table and its head (the layer whose
@@ -46,12 +47,14 @@ class Decoder(nn.Module):
     padded = False  # tokens meet in attention alone, so that a mask on its keys hides padding
 
     @property
+    @abstractmethod
     def table(self) -> Embedding:
-        raise NotImplementedError
+        """Token vectors."""
 
     @property
+    @abstractmethod
     def head(self) -> Embedding | Linear:
-        raise NotImplementedError
+        """What makes the logits; the table where they are tied."""
 
     @property
     def stack(self) -> nn.ModuleList:
