@@ -67,9 +67,9 @@ def test_any_other_count_is_refused(name, count):
 
 @pytest.mark.parametrize("name", CODECS)
 def test_damaged_data_is_refused_or_read_alike(name):
-    stream, random = STREAMS["skewed"], np.random.default_rng(0)
+    stream, random = Stream(STREAMS["skewed"].symbols[:4_000], 3, 400), np.random.default_rng(0)
     data = codec(name).encode(stream)
-    for _ in range(300):
+    for _ in range(80):
         place = int(random.integers(len(data)))
         damaged = random.choice(["cut", "flip", "grow"])
         bad = {
