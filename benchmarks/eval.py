@@ -153,9 +153,9 @@ def race(model: nn.Module, tokens: np.ndarray, documents: bool) -> bool:
 def compare(run: Path, limit: int) -> None:
     """A run's model on its own validation text, by every kind."""
     from golf.data import local, tokenizer
-    from golf.publish.convert import recall
-    from golf.publish.scoring import evaluation
-    from golf.publish.source import open_source
+    from golf.publish.use.convert import recall
+    from golf.publish.use.scoring import evaluation
+    from golf.publish.use.source import open_source
 
     source = open_source(run)
     tokens = local.tokens_of(recall(run), tokenizer.Tokenizer(source.tokenizer))[: limit + 1]

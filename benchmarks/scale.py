@@ -81,8 +81,8 @@ def measure(family: str, path: Path, sequences: int, length: int) -> dict[str, f
 
     from golf.arch import families
     from golf.contracts import Event
-    from golf.publish import large
-    from golf.publish.convert import QuantizeSettings
+    from golf.publish.use import large
+    from golf.publish.use.convert import QuantizeSettings
 
     spec = families.spec_class(family)()
     random = torch.Generator().manual_seed(1)

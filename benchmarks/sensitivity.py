@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from golf.arch import families
 from golf.data import local, stream, tokenizer
 from golf.host import Host
-from golf.publish.source import open_source
+from golf.publish.use.source import open_source
 from golf.quant import fisher
 from golf.quant.apply import dequantize
 from golf.quant.grid import as_rows

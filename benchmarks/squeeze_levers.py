@@ -26,7 +26,7 @@ from golf.pack import container
 from golf.pack.container import PackSpec
 from golf.pack.rans import Rans
 from golf.pack.zstd import Zstd
-from golf.publish.source import Source, open_source
+from golf.publish.use.source import Source, open_source
 from golf.quant import fisher, hessian, waterfill
 from golf.quant.apply import QuantSpec, dequantize
 from golf.quant.fisher import INPUT_DAMP, Curvature

@@ -15,7 +15,8 @@ from typing import Any
 import click
 
 from golf.contracts import SpecError
-from golf.publish import commands, verify_command
+from golf.publish.use import commands
+from golf.publish.verify import command as verify_command
 
 FOLDER = click.Path(path_type=Path)
 TRACKER = click.Choice(["tensorboard", "wandb"])
@@ -59,7 +60,7 @@ def run(
 
     A seed that fails does not stop the others; OUT/results.json puts those together that have finished.
     """
-    from golf.publish import several
+    from golf.publish.submit import several
 
     name = record.name if record.is_dir() else record.stem
     plan = several.Plan(record, seeds or (1337,), out or Path("runs") / name, assignments, resume, trackers)
@@ -85,7 +86,7 @@ def import_(
     checkpoint: Path, family: str, config: Path | None, tokenizer: Path | None, rename: Path | None, output: Path
 ) -> None:
     """Turn an original CHECKPOINT (.safetensors, .pt, .bin or a folder) into golf's weights file."""
-    from golf.publish import original
+    from golf.publish.use import original
 
     parameters = original.import_weights(checkpoint, family, config, tokenizer, rename, output)
     click.echo(f"{output}: {family}, {parameters:,} parameters")
@@ -98,9 +99,9 @@ def import_(
 @click.option("--tokenizer", type=FILE, help="The tokenizer, when it does not lie beside RUN.")
 def export(run: Path, form: str, folder: Path, tokenizer: Path | None) -> None:
     """Write RUN (a run folder, an artifact or weights) as other code reads it."""
-    from golf.publish import source
+    from golf.publish.use import source
 
-    module = importlib.import_module(f"golf.publish.{form}")
+    module = importlib.import_module({"original": "golf.publish.use.original", "hf": "golf.publish.hf.folder"}[form])
     for file in module.export(source.open_source(run, tokenizer), folder):
         click.echo(f"{file}: {file.stat().st_size:,} bytes")
 
@@ -133,7 +134,8 @@ def quantize(
     as_json: bool,
 ) -> None:
     """Quantize and pack WEIGHTS (.safetensors of golf) into an artifact."""
-    from golf.publish import convert, large, terminal
+    from golf.publish import terminal
+    from golf.publish.use import convert, large
 
     if layerwise and cap is not None:
         raise SpecError(f"--layerwise makes every block once and cannot search for --cap {cap}; leave one of them out")
@@ -173,7 +175,8 @@ def score(
     as_json: bool,
 ) -> None:
     """Bits per byte of SOURCE: a run folder, an artifact or weights."""
-    from golf.publish import perplexity, scoring, terminal
+    from golf.publish import terminal
+    from golf.publish.use import perplexity, scoring
 
     if tasks:
         _score_tasks(source, tokenizer, tasks, limit, as_json)
@@ -195,7 +198,8 @@ def score(
 
 
 def _score_tasks(source: Path, tokenizer: Path | None, tasks: Sequence[str], limit: int | None, as_json: bool) -> None:
-    from golf.publish import terminal, zeroshot
+    from golf.publish import terminal
+    from golf.publish.use import zeroshot
 
     with terminal.ProgressBar() as bar:
         found = zeroshot.score_tasks(source, tokenizer, tasks, limit, bar)
@@ -213,8 +217,8 @@ def check(path: Path, as_json: bool) -> None:
 
     Also takes a record folder with its results, and the submission.json of a submission made elsewhere.
     """
-    from golf.publish import check as checks
     from golf.publish import terminal
+    from golf.publish.submit import check as checks
 
     ledger, verdicts = checks.check(path)
     good = all(verdict.ok is not False for verdict in verdicts)
@@ -242,7 +246,8 @@ def submit(
     runs: Sequence[Path], output: Path, parent: Path | None, artifacts: bool, as_json: bool, **given: str | None
 ) -> None:
     """Write a submission of finished RUNs: README, metadata, the one-file script, logs."""
-    from golf.publish import seeds, submission
+    from golf.publish.submit import folder as submission
+    from golf.publish.submit import seeds
 
     against = seeds.read(parent) if parent else None
     values = submission.write(runs, output, given=given, parent=against, artifacts=artifacts)
@@ -266,8 +271,8 @@ def board(paths: Sequence[Path], html: Path | None, match: str | None, title: st
     PATH is a folder of records, of runs or of submissions, whoever published them.  [default: records]
     """
     from golf.host import write_atomic
-    from golf.publish import board as boards
-    from golf.publish import board_page
+    from golf.publish.board import page as board_page
+    from golf.publish.board import ranking as boards
 
     groups = boards.board(paths or (Path("records"),), match)
     if html is not None:
@@ -287,7 +292,7 @@ def board(paths: Sequence[Path], html: Path | None, match: str | None, title: st
 @json_option
 def report(runs: Sequence[Path], output: Path, tokens: int, as_json: bool) -> None:
     """One self-contained page on a RUN: curves, bytes, errors, what is hard to predict. Two runs are compared."""
-    from golf.publish import report as reports
+    from golf.publish.report import page as reports
 
     found = reports.write(runs, output, tokens)
     if as_json:
@@ -311,8 +316,8 @@ def sweep(
     record: Path, out: Path | None, join: str | None, ranks: int, patience: float, as_json: bool, **what: Any
 ) -> None:
     """Try values of RECORD's fields; started again it goes on, started twice it shares the work."""
-    from golf.publish import sweep as sweeps
-    from golf.publish import sweep_worker
+    from golf.publish.sweep import study as sweeps
+    from golf.publish.sweep import worker as sweep_worker
 
     plan = sweeps.plan(record, what.pop("assignments"), **what)
     out = out or Path("runs") / f"{plan.record}-sweep"
@@ -342,8 +347,8 @@ def reproduce(
 
     Also takes the folder of a run. This runs the recipe or script it finds there: know where you have it from.
     """
-    from golf.publish import reproduce as again
     from golf.publish import terminal
+    from golf.publish.submit import reproduce as again
 
     told = again.claim(path, seed)
     if score_only:
@@ -370,7 +375,7 @@ def bundle(record: Path, output: Path, assignments: Sequence[str], as_json: bool
     from golf import recipe as recipes
     from golf import track as tracks
     from golf.host import write_atomic
-    from golf.publish import bundle as bundler
+    from golf.publish.bundle import one_file as bundler
 
     recipe = recipes.assign(recipes.load(record), assignments)
     made = bundler.bundle(record / "recipe.py" if record.is_dir() else record, overrides=assignments)

@@ -105,7 +105,7 @@ def wrong_torch(path: Path, tree: ast.Module) -> list[str]:
 
 def wrong_environment(path: Path, tree: ast.AST) -> list[str]:
     """Environment variables are read in golf/host.py only; the worker of `golf verify` watches who else would."""
-    if path in (Path("golf/host.py"), Path("golf/publish/verify_worker.py")):
+    if path in (Path("golf/host.py"), Path("golf/publish/verify/worker.py")):
         return []
     names = {"environ", "environb", "getenv", "putenv", "getenvb", "unsetenv"}
     spelled = [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in names]
@@ -122,7 +122,7 @@ def wrong_calls(path: Path, tree: ast.AST) -> list[str]:
     ]
     for node in ast.walk(tree):
         match node:
-            case ast.Call(func=ast.Name(id="eval" | "exec" as name)) if path != Path("golf/publish/coder.py"):
+            case ast.Call(func=ast.Name(id="eval" | "exec" as name)) if path != Path("golf/publish/bundle/coder.py"):
                 found.append(f"{path}:{node.lineno}: {name}")
             case ast.Call(func=ast.Attribute(value=ast.Name(id="torch"), attr="load"), keywords=options) if any(
                 option.arg == "weights_only" and getattr(option.value, "value", None) is True for option in options
@@ -193,7 +193,7 @@ BROKEN = {
         ("golf/pack/x.py", "from pickle import loads"),
         ("golf/pack/x.py", "import numpy as np\nnp.load('x', allow_pickle=True)"),
         ("golf/cli.py", "eval('1')"),
-        ("golf/publish/bundle.py", "exec('1')"),
+        ("golf/publish/bundle/one_file.py", "exec('1')"),
     ],
     wrong_excepts: [
         ("golf/x.py", "try:\n    x\nexcept:\n    pass"),

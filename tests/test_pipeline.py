@@ -21,7 +21,7 @@ from golf.data.tokenizer import Tokenizer
 from golf.events import quiet
 from golf.host import Host
 from golf.pack import container
-from golf.publish.source import open_source
+from golf.publish.use.source import open_source
 from golf.train import checkpoint
 
 
@@ -86,7 +86,7 @@ def test_the_score_is_that_of_the_artifact_on_disk(run):
 
 
 def validation(run):
-    from golf.publish.convert import recall
+    from golf.publish.use.convert import recall
 
     return recall(run)
 

@@ -17,11 +17,11 @@ from rich.table import Table
 from golf.contracts import ByteLedger, Event, RunResult
 from golf.events import lines
 from golf.publish.baselines import Baseline
-from golf.publish.check import Verdict
+from golf.publish.submit.check import Verdict
 
 if TYPE_CHECKING:  # it loads the whole corridor
-    from golf.publish.perplexity import Perplexity
-    from golf.publish.scoring import Scored
+    from golf.publish.use.perplexity import Perplexity
+    from golf.publish.use.scoring import Scored
 
 # Events that say how far a stage has come, and those that begin a stage whose end cannot be foreseen.
 STAGES = {

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from golf.contracts import Event, SpecError
-from golf.publish import lineage
+from golf.publish.board import lineage
 
 PROJECT = "golf"
 # Event kinds with numbers worth a curve or a final value, and what they are called there.

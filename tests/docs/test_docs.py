@@ -25,7 +25,7 @@ from golf.host import Host
 from golf.pack import codecs, container
 from golf.pack.container import PackSpec
 from golf.pack.zstd import Zstd
-from golf.publish.source import open_source
+from golf.publish.use.source import open_source
 from golf.quant import apply
 from golf.quant.nearest import RoundNearest
 

@@ -15,8 +15,8 @@ import base
 
 from golf.eval.validity.verdict import TITLES, Status
 from golf.events import quiet
-from golf.publish import verify
-from golf.publish.verify import Tier
+from golf.publish.verify import suite as verify
+from golf.publish.verify.suite import Tier
 
 RUN = Tier(name="gallery", probe=0.15, rescore=30.0, scan=30.0)
 # What is wrong with these can be read off their files; the predictor beside them is the one that others run.

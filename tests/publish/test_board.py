@@ -7,9 +7,9 @@ import pytest
 from chrome import Chrome, check_page
 
 from golf.contracts import DataError
-from golf.publish import board as boards
-from golf.publish import board_page
-from golf.publish.board import Group, Row
+from golf.publish.board import page as board_page
+from golf.publish.board import ranking as boards
+from golf.publish.board.ranking import Group, Row
 
 
 def row(number, bpb, size=None, date=None, seeds=(), **more):

@@ -15,7 +15,7 @@ from golf.arch.unet import UNetSpec
 from golf.cli import cli
 from golf.contracts import DataError
 from golf.data import documents, tokenizer
-from golf.publish.curves import MULTIPLIERS, reference_points
+from golf.publish.use.curves import MULTIPLIERS, reference_points
 from golf.run import with_tokenizer
 from golf.train import checkpoint
 

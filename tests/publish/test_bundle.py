@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from golf.cli import cli
 from golf.contracts import SpecError
-from golf.publish import coder
-from golf.publish.bundle import Bundle, build, bundle
+from golf.publish.bundle import coder
+from golf.publish.bundle.one_file import Bundle, build, bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = sorted(ROOT.glob("records/**/recipe.py"))
@@ -110,7 +110,7 @@ def test_same_sources_same_bytes_on_any_path_and_hash_seed(tmp_path):
     made = make(tmp_path / "a", PLAIN)
     assert make(tmp_path / "elsewhere" / "b", PLAIN).code == made.code
     script = (
-        "import sys; from pathlib import Path; from golf.publish.bundle import build\n"
+        "import sys; from pathlib import Path; from golf.publish.bundle.one_file import build\n"
         f"sys.stdout.buffer.write(build({RECIPE!r}, entry='mini.entry', source=Path(sys.argv[1])).code)"
     )
     for hash_seed in ("1", "2"):

@@ -7,7 +7,7 @@ from test_generating import weights  # noqa: F401  (a fixture)
 from test_hf import golf
 
 from golf.contracts import RunResult
-from golf.publish import card
+from golf.publish.hf import card
 
 NUMBERS = {
     "val_bpb": 1.23456, "val_bpb_unquantized": 1.2299, "bytes_model": 900_001, "bytes_total": 990_002, "steps": 507,

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golf.contracts import SpecError
-from golf.publish import coder
+from golf.publish.bundle import coder
 
 
 def decode(text: str, digits: str) -> str:

@@ -133,7 +133,7 @@ def test_what_is_no_task(weights, tmp_path, monkeypatch, name, text, why):
 
 def test_without_lm_eval_there_is_one_sentence(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    monkeypatch.delitem(sys.modules, "golf.publish.harness", raising=False)
+    monkeypatch.delitem(sys.modules, "golf.publish.use.harness", raising=False)
     monkeypatch.delattr(publish, "harness", raising=False)
     with pytest.raises(SpecError, match=r"golf\[lm-eval\]"):
         CliRunner().invoke(cli, ["score", str(weights[0]), "--task", "piqa"], catch_exceptions=False)

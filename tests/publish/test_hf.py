@@ -20,7 +20,7 @@ from torch import nn
 from golf.arch import families
 from golf.cli import cli
 from golf.data import documents, tokenizer
-from golf.publish import hf
+from golf.publish.hf import folder as hf
 from golf.run import with_tokenizer
 from golf.train import checkpoint
 
@@ -80,7 +80,7 @@ def exported(place):
 
 
 def expect(source, folder):
-    from golf.publish.source import open_source
+    from golf.publish.use.source import open_source
 
     model = open_source(source).build()
     ids = torch.randint(4, VOCAB, (2, 30), generator=torch.Generator().manual_seed(1))
@@ -183,7 +183,7 @@ def test_published_sizes_have_their_configurations():
 def test_tokenizers_agree_on_documents(place, shared, lossless):
     """Also for the challenge's tokenizers, which normalize."""
     tokenizers = pytest.importorskip("tokenizers", reason="needs the extra hf")
-    from golf.publish import hf_tokenizer
+    from golf.publish.hf import tokenizer as hf_tokenizer
 
     file = shared / "data" / "tokenizers" / "fineweb_1024_bpe.model"
     spelled = (place / "tokenizer.model" if lossless else file).read_bytes()

@@ -11,7 +11,7 @@ from test_hf import exported, golf, place, spec_of  # noqa: F401  (fixtures)
 from golf.arch import families
 from golf.cli import cli
 from golf.contracts import CheckpointError, SpecError
-from golf.publish.source import open_source
+from golf.publish.use.source import open_source
 
 LLAMA = {
     "model_type": "llama", "vocab_size": 90, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,

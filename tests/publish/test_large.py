@@ -19,7 +19,7 @@ from golf.arch.unet import UNetSpec
 from golf.cli import cli
 from golf.contracts import CheckpointError, SpecError
 from golf.data import documents, tokenizer
-from golf.publish import large
+from golf.publish.use import large
 from golf.run import with_tokenizer
 from golf.train import checkpoint
 
@@ -80,7 +80,7 @@ def test_the_same_artifact_and_report(place, wanted):
 def test_large_weights_take_it_by_themselves(place, wanted, monkeypatch):
     output, words = command(place, "auto")
     monkeypatch.setattr(large, "LARGE_BYTES", 1000)
-    monkeypatch.setattr("golf.publish.convert.quantize_weights", None)
+    monkeypatch.setattr("golf.publish.use.convert.quantize_weights", None)
     golf(words)
     assert output.read_bytes() == wanted[1]
 

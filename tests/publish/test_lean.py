@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from golf.publish import lean
-from golf.publish.bundle import build
-from golf.publish.reach import Reach
+from golf.publish.bundle import lean
+from golf.publish.bundle.one_file import build
+from golf.publish.bundle.reach import Reach
 
 # Each name is used in a way that a careless renaming or pruning would break.
 TRICKY = """

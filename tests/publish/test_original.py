@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from golf.arch import families
 from golf.cli import cli
 from golf.contracts import CheckpointError, DataError, SpecError
-from golf.publish.source import open_source
+from golf.publish.use.source import open_source
 
 CONFIGS = {
     "pr1361": {

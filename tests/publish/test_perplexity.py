@@ -11,8 +11,8 @@ from test_generating import weights  # noqa: F401  (a fixture)
 from golf.cli import cli
 from golf.contracts import Score
 from golf.data.tokenizer import Tokenizer
-from golf.publish.perplexity import of_text
-from golf.publish.source import open_source
+from golf.publish.use.perplexity import of_text
+from golf.publish.use.source import open_source
 
 
 def score(*words):

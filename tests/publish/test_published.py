@@ -6,7 +6,7 @@ import statistics
 import pytest
 
 from golf.contracts import DataError
-from golf.publish import published
+from golf.publish.board import published
 
 
 def entry(tmp_path, values, name="2026-04-05_Thing"):

@@ -11,8 +11,9 @@ from chrome import Chrome, check_page
 from golf.contracts import DataError
 from golf.data.tokenizer import Tokenizer
 from golf.pack import container
-from golf.publish import anatomy, probe, report
-from golf.publish.probe import Reading
+from golf.publish.report import anatomy, probe
+from golf.publish.report import page as report
+from golf.publish.report.probe import Reading
 from golf.train import checkpoint
 
 # ---------------------------------------------------------------------------------------------------------- the bytes

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from golf.contracts import Corpus, DataError
-from golf.publish import convert, reproduce, runs, seeds
+from golf.publish.submit import reproduce, runs, seeds
+from golf.publish.use import convert
 
 
 @pytest.fixture(scope="module")

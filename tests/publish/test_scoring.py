@@ -11,8 +11,8 @@ from golf.eval import kinds
 from golf.eval.lora import DocumentLoRA
 from golf.eval.rolling import Rolling
 from golf.eval.sliding import SlidingWindow
-from golf.publish.bundle import bundle
-from golf.publish.scoring import evaluation
+from golf.publish.bundle.one_file import bundle
+from golf.publish.use.scoring import evaluation
 
 OTHERS = {"batch_tokens": 64, "documents": "isolated", "layers": ("c_q", "fc"), "chunk": 32, "lanes": 3, "lr": 0.125}
 

@@ -6,7 +6,7 @@ import pytest
 
 from golf import recipe as recipes
 from golf.contracts import SpecError
-from golf.publish import spell
+from golf.publish.bundle import spell
 
 
 def read(text, folder):

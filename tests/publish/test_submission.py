@@ -12,8 +12,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from golf.contracts import DataError
-from golf.publish import runs, seeds, several
-from golf.publish.lineage import ABSENT, changes
+from golf.publish.board.lineage import ABSENT, changes
+from golf.publish.submit import runs, seeds, several
 
 ME = ("--author", "Ann", "--github-id", "ann")
 
@@ -194,7 +194,7 @@ def test_published_metadata_is_checked_without_its_files(golf, shared):
         raw = json.loads(file.read_bytes())
         stated = [raw.get(name) for name in ("author", "github_id", "name", "date")]
         whole = all(stated) and isinstance(raw.get("val_bpb"), float) and raw["val_bpb"] > 0  # 0.0 is a placeholder
-        from golf.publish.check import check
+        from golf.publish.submit.check import check
 
         verdict = next(v for v in check(file)[1] if v.what == "required fields")
         assert verdict.ok or not whole, (file, verdict)

@@ -10,8 +10,10 @@ import time
 import pytest
 
 from golf.contracts import SpecError
-from golf.publish import several, sweep, sweep_worker
-from golf.publish.sweep import Outcome, Range
+from golf.publish.submit import several
+from golf.publish.sweep import study as sweep
+from golf.publish.sweep import worker as sweep_worker
+from golf.publish.sweep.study import Outcome, Range
 
 optuna = pytest.importorskip("optuna")
 LR = "train.matrix.lr"
@@ -160,7 +162,7 @@ def test_what_a_silent_worker_elsewhere_held_runs_again(small, played, tmp_path,
 WORKER = """
 import sys
 from golf.cli import cli
-from golf.publish import several
+from golf.publish.submit import several
 
 RUN = '''
 import json, sys, time

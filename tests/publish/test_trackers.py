@@ -3,7 +3,8 @@
 import pytest
 
 from golf.contracts import Event, SpecError
-from golf.publish import runs, trackers
+from golf.publish import trackers
+from golf.publish.submit import runs
 from golf.publish.trackers import Tracking
 
 

@@ -5,7 +5,7 @@ import textwrap
 
 import pytest
 
-from golf.publish.trust import trusting
+from golf.publish.bundle.trust import trusting
 
 
 def lean(text):

@@ -19,10 +19,11 @@ from golf.contracts import DataError, PredictorError
 from golf.eval.validity import access
 from golf.eval.validity.verdict import Status
 from golf.events import quiet
-from golf.publish import verify, verify_sandbox
-from golf.publish.verify import Tier
-from golf.publish.verify_process import packaged_files
-from golf.publish.verify_remote import Remote
+from golf.publish.verify import sandbox as verify_sandbox
+from golf.publish.verify import suite as verify
+from golf.publish.verify.process import packaged_files
+from golf.publish.verify.remote import Remote
+from golf.publish.verify.suite import Tier
 
 TIER = Tier(name="test", probe=0.3, rescore=60.0, scan=60.0)
 PLAIN = b"""

@@ -1,0 +1,118 @@
+"""The plots of a report. With two runs each has its own color, dash and marker."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from golf.publish.report import plots
+from golf.publish.report.probe import Bucket
+
+if TYPE_CHECKING:
+    from golf.publish.report.page import Findings
+
+MOST = 24  # bars of a plot; the table has all
+
+
+class Drawn(NamedTuple):
+    svg: str
+    caption: str
+
+
+class Plots:
+    """Draws for one page."""
+
+    def __init__(self, findings: Sequence[Findings]) -> None:
+        self._findings, self._page = findings, plots.Page()
+
+    def curves(self) -> list[Drawn]:
+        """What the log of training holds, step by step."""
+        wanted = (
+            ("loss", "training loss, nats a token", "Training loss."),
+            ("lr", "learning rate, share of the peak", "Learning rate."),
+            ("tokens_per_second", "tokens a second", "Throughput."),
+            ("grad_norm", "norm of the gradients", "Gradients before clipping."),
+        )
+        return [self._curve(*each) for each in wanted]
+
+    def _curve(self, name: str, axis: str, caption: str) -> Drawn:
+        with self._page.plot(caption) as plot:
+            for place, found in enumerate(self._findings):
+                steps = [step for step in found.steps if name in step]
+                xs, ys = [step["step"] for step in steps], [step[name] for step in steps]
+                plot.line(xs, ys, place, self._label(found), marker=plots.MARKERS[place], markersize=3)
+            plot.say("step", axis)
+            if name != "loss":
+                plot.axes.set_ylim(bottom=0)
+        return Drawn(plot.svg, caption)
+
+    def _label(self, found: Findings) -> str | None:
+        return found.label if len(self._findings) > 1 else None
+
+    def tensor_bytes(self) -> Drawn:
+        """The largest tensors by their share of the file."""
+        return self._bars(
+            "bytes", "kilobytes", 1e-3, "Bytes by tensor, largest first: shares of streams, split by entropy."
+        )
+
+    def _bars(self, field: str, axis: str, scale: float, caption: str) -> Drawn:
+        first = sorted(self._findings[0].tensors, key=lambda row: -getattr(row, field))[:MOST]
+        names = [row.name for row in first]
+        with self._page.plot(caption, height=0.7 + 0.19 * len(names)) as plot:
+            for place, found in enumerate(self._findings):
+                known = {row.name: getattr(row, field) * scale for row in found.tensors}
+                offsets = [index + 0.38 * place for index in range(len(names))]
+                hatch = {"hatch": "///", "fill": False, "edgecolor": plots.SERIES[1]} if place else {}
+                plot.axes.barh(offsets, [known.get(name, 0.0) for name in names], 0.36 if len(self._findings) > 1 else
+                               0.7, color=plots.SERIES[place], label=self._label(found), **hatch)  # fmt: skip
+            plot.axes.set_yticks(range(len(names)), names, fontsize=8)
+            plot.axes.invert_yaxis()
+            plot.axes.grid(axis="y", visible=False)
+            plot.say(axis, "")
+        return Drawn(plot.svg, caption)
+
+    def errors(self) -> Drawn | None:
+        """Rounding errors beside those of plain rounding at as many bits."""
+        rows = [row for row in self._findings[0].tensors if row.nearest]
+        rows = sorted(rows, key=lambda row: -row.error)[:MOST]
+        if not rows:
+            return None
+        weighted = any(row.weighted for row in rows)
+        how = "weighted by the inputs each weight meets" if weighted else "in plain squares"
+        caption = f"Share of a layer's output that rounding moved, {how}; below the squares is better than rounding."
+        with self._page.plot(caption, height=0.8 + 0.19 * len(rows)) as plot:
+            ys = list(range(len(rows)))
+            plot.points([row.nearest for row in rows], ys, 1, "to nearest, same bits")
+            plot.points([row.error for row in rows], ys, 0, "as stored")
+            for place, found in enumerate(self._findings[1:], 2):
+                known = {row.name: row.error for row in found.tensors}
+                xs = [known.get(row.name) or float("nan") for row in rows]
+                plot.points(xs, ys, place, f"{found.label}, as stored")
+            plot.axes.set_xscale("log")
+            plot.axes.set_yticks(ys, [row.name for row in rows], fontsize=8)
+            plot.axes.invert_yaxis()
+            plot.say("error", "", legend=False)
+            plot.figure.legend(loc="outside upper right", fontsize=8, ncols=3)
+        return Drawn(plot.svg, caption)
+
+    def text(self) -> list[Drawn]:
+        """Bits per byte by place, where text was read."""
+        wanted = (
+            ("by_place", "tokens of the window before it", "By place in the window: what context is worth."),
+            ("by_age", "tokens of its document before it", "By place in the document."),
+            ("by_length", "tokens of the document", "By length of the document."),
+        )
+        return [self._buckets(*each) for each in wanted if any(getattr(f, each[0]) for f in self._findings)]
+
+    def _buckets(self, name: str, axis: str, caption: str) -> Drawn:
+        sides: list[list[Bucket]] = [getattr(found, name) for found in self._findings]
+        labels = list(dict.fromkeys(bucket.label for side in sides for bucket in side))
+        labels.sort(key=lambda label: int(label.split("–")[0]))
+        with self._page.plot(caption) as plot:
+            for place, (found, side) in enumerate(zip(self._findings, sides)):
+                xs = [labels.index(bucket.label) for bucket in side]
+                ys = [bucket.bpb for bucket in side]
+                plot.line(xs, ys, place, self._label(found), marker=plots.MARKERS[place], markersize=5)
+            plot.axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=8)
+            plot.say(axis, "bits per byte")
+        return Drawn(plot.svg, caption)

@@ -1,0 +1,217 @@
+"""`golf quantize`: weights on disk as an artifact; and where the texts of a run's scores lie."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from golf import host as hosts
+from golf import recipe as recipes
+from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, RunResult, Sink, Stream, emit
+from golf.data import local, shards, stream, tokenizer
+from golf.host import write_atomic
+from golf.pack import container, rans
+from golf.pack.container import PackSpec
+from golf.pack.rans import Rans
+from golf.publish.submit.check import read_result
+from golf.publish.use import curves
+from golf.publish.use.source import Source, open_source
+from golf.quant import reach, report
+from golf.quant.apply import Calibration, Plan, QuantSpec
+from golf.quant.squeeze import Squeeze
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizeSettings:
+    """What `golf quantize` can be told with --set."""
+
+    quant: Plan = field(default_factory=QuantSpec)
+    pack: PackSpec = field(default_factory=PackSpec)
+
+
+# What needs no recipe squeezes; its effort is how many tokens of calibration text it reads, some thousand at a time.
+EFFORTS = {"default": 131_072, "fast": 32_768}
+TOGETHER = 1024
+
+
+def squeeze(effort: str, window: int) -> QuantizeSettings:
+    """The most for the bytes, by calibration windows of `window` tokens."""
+    calibration = Calibration(sequences=max(1, EFFORTS[effort] // window), rows=max(1, TOGETHER // window))
+    learn = Squeeze().learn if effort == "default" else 0
+    return QuantizeSettings(quant=Squeeze(calibration=calibration, learn=learn), pack=PackSpec(codec=Rans()))
+
+
+def quantize_weights(
+    path: Path,
+    output: Path,
+    record: Path | None,
+    cap: int | None,
+    calibration: Path | None,
+    assignments: Sequence[str],
+    sink: Sink,
+    *,
+    effort: str = "default",
+    curve: Path | None = None,
+    reference: Path | None = None,
+) -> dict[str, Any]:
+    """Quantize and pack a weights file; the tokenizer is written beside the artifact. Returns the report.
+
+    effort: of EFFORTS, where no record says how to quantize.  curve: picture of bytes against tax to draw as well,
+    beside the points of the file `reference`.
+    Raises BudgetError when no setting reaches `cap` and HessianError when a method needs calibration text.
+    """
+    source = open_source(path)
+    settings = quantize_settings(record, assignments, squeeze(effort, source.about["eval"]["window"]))
+    model = source.build()
+    reach.check(source.weights, model.roles(), settings.quant, cap)
+    with hosts.join() as host:
+        model.to(host.device)
+        batches = list(calibration_batches(source, settings.quant, calibration) or ())
+        shown = watched(batches, sink)
+        hessians = settings.quant.collect(model, shown, host=host) if batches else Hessians({}, 0)
+
+        def size_of(qtensors: dict) -> int:
+            return len(container.dump(qtensors, source.about, settings.pack))
+
+        weights, roles = source.weights, model.roles()
+        fitted = settings.quant.fit(weights, roles, hessians.by_name, size_of=size_of, cap=cap, sink=sink)
+        if isinstance(settings.quant, Squeeze):
+            fitted = settings.quant.refine(
+                fitted, model, hessians.by_name, batches, size_of=size_of, cap=cap, host=host, sink=sink
+            )
+    blob = container.dump(fitted.qtensors, source.about, settings.pack)
+    write_atomic(output, blob)
+    if source.spelled:
+        write_atomic(output.with_suffix(".tokenizer.model"), source.spelled)
+    ratio = _tokens_per_byte(source, batches) if batches else 0.0
+    result = {
+        "artifact": str(output),
+        "bytes_model": len(blob),
+        "cap": cap,
+        "scale_multiplier": fitted.multiplier,
+        "tensors": [
+            asdict(row) | _costs(row, fitted.qtensors[row.name], settings.pack, ratio)
+            for row in report.rows(weights, fitted.qtensors, hessians.by_name)
+        ],
+    }
+    if curve is not None:
+        points = curves.trace(model.cpu(), weights, hessians.by_name, settings.quant, batches, size_of, sink)
+        result["curve"] = [asdict(point.per_byte(ratio)) for point in points]
+        curves.draw(result["curve"], curve, reference)
+    return result
+
+
+def watched(batches: Sequence[Tensor], sink: Sink) -> Iterator[Tensor]:
+    """The batches, each reported as it is handed out."""
+    for done, ids_BT in enumerate(batches):
+        emit(sink, "calibrate", done=done, total=len(batches))
+        yield ids_BT
+
+
+def _costs(row: report.Row, qtensor: QTensor, pack: PackSpec, tokens_per_byte: float) -> dict[str, float | None]:
+    """coded: bits a weight as the codec stores them, steps included.  tax: predicted, bits per byte.  None where
+    nobody knows, or for tensors so small that they share what a stream costs in itself."""
+    coded = None
+    if isinstance(pack.codec, Rans) and row.parameters >= 1024:
+        streams = [
+            Stream(array.ravel(), qtensor.alphabets[part], array.shape[-1], heights=(array.size // array.shape[-1],))
+            for part, array in qtensor.parts.items()
+            if part in qtensor.alphabets and array.ndim
+        ]
+        coded = sum(rans.bits(stream) for stream in streams) / row.parameters
+    return {"coded": coded, "tax": None if row.loss is None else row.loss / math.log(2) * tokens_per_byte}
+
+
+def _tokens_per_byte(source: Source, batches: Sequence[Tensor]) -> float:
+    """In calibration text, whose documents may begin anywhere."""
+    table = tokenizer.byte_table(source.tokenizer)
+    spelled = sum(int(table.count(ids[:, :-1].numpy(), ids[:, 1:].numpy()).sum()) for ids in batches)
+    return sum(ids[:, 1:].numel() for ids in batches) / max(spelled, 1)
+
+
+def quantize_settings(
+    record: Path | None, assignments: Sequence[str], settings: QuantizeSettings = QuantizeSettings()
+) -> QuantizeSettings:
+    """Those of a record, or `settings`, with `path=value` texts applied."""
+    if record is not None:
+        recipe = recipes.load(record)
+        settings = QuantizeSettings(quant=recipe.quant, pack=recipe.pack)
+    return recipes.assign(settings, assignments)
+
+
+def calibration_batches(source: Source, plan: Plan, calibration: Path | None) -> Iterator[Tensor] | None:
+    """Windows of calibration text for the source's model; None where no method of the plan asks for Hessians.
+
+    Raises HessianError when they are needed and there is no text.
+    """
+    if not any(method.needs_hessian for method in (plan.matrix, plan.head, plan.embed)):
+        return None
+    if calibration is None:
+        raise HessianError(
+            "this quantization needs calibration text; name training text with --calibration, or round to nearest"
+        )
+    if calibration.is_dir():
+        tokens = shards.Tokens(shards.find(calibration, "train"), source.about["model"]["vocab"])
+    else:
+        tokens = local.tokens_of(calibration, tokenizer.Tokenizer(source.tokenizer))
+    sequences, rows, window = plan.calibration.sequences, plan.calibration.rows, source.about["eval"]["window"]
+    return stream.sample(tokens, count=sequences, rows=rows, seq_len=window, seed=0)
+
+
+def remember(corpus: Corpus) -> None:
+    """Note where a corpus lies, so that a run's own validation text is found again by its hash."""
+    note = {"val": str(corpus.val[0].parent)}
+    write_atomic(_note(corpus.sha256, corpus.tokenizer_sha256), json.dumps(note).encode())
+
+
+def _note(corpus_sha256: str, tokenizer_sha256: str) -> Path:
+    """One text may lie here in the tokens of several tokenizers."""
+    return hosts.cache_folder() / "corpora" / f"{corpus_sha256}-{tokenizer_sha256[:16]}.json"
+
+
+def recall(run: Path) -> Path:
+    """The folder of the validation shards a run was scored on. Raises DataError when this machine has it not."""
+    if not run.is_dir():
+        raise DataError(f"{run.name} does not say which text to score; name it with --data")
+    return text_of(read_result(run), run)
+
+
+def text_of(result: RunResult, source: Path) -> Path:
+    """The same for a result, however it came here; `source` is what the message names."""
+    note = _note(result.corpus_sha256, result.tokenizer_sha256)
+    folder = Path(json.loads(note.read_bytes())["val"]) if note.is_file() else None
+    if folder is None or not folder.is_dir():
+        raise DataError(f"corpus {result.corpus} of {source} is not on this machine; name the text with --data")
+    return folder
+
+
+def corpus_texts(corpus: Corpus) -> tuple[bytes, bytes]:
+    """Validation text and the end of the training text, as the tokens spell them."""
+    from golf.publish import baselines
+
+    speaker = tokenizer.Tokenizer(corpus.tokenizer)
+    val = b"".join(_spelled(shards.Tokens(corpus.val, corpus.vocab), speaker, corpus.bos))
+    train = shards.Tokens(corpus.train, corpus.vocab)
+    # No tokenizer of ours spells more than 32 bytes with one token on average; decode no more than can matter.
+    begin = max(0, len(train) - baselines.PRIOR_BYTES)
+    return val, baselines.tail(_spelled(train, speaker, corpus.bos, begin))
+
+
+def _spelled(tokens: Any, speaker: Any, bos: int, begin: int = 0, block: int = 1 << 20) -> Iterator[bytes]:
+    """Text of each document in a token stream, in order."""
+    kept = np.empty(0, np.uint16)
+    for start in range(begin, len(tokens), block):
+        kept = np.concatenate([kept, np.asarray(tokens[start : start + block])])
+        cuts = np.flatnonzero(kept == bos)
+        for left, right in itertools.pairwise(cuts.tolist()):
+            yield speaker.decode(kept[left + 1 : right]).encode()
+        kept = kept[cuts[-1] :] if len(cuts) else kept
+    yield speaker.decode(kept[kept != bos]).encode()

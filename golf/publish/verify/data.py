@@ -1,0 +1,119 @@
+"""The validation text against its tokens, its table, its raw documents, and the training text: B1 to B3, B5, D1, D2."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+
+from golf.contracts import PredictorError
+from golf.eval.validity import accounting, splits
+from golf.eval.validity.accounting import Document
+from golf.eval.validity.verdict import Verdict, failed, unchecked
+from golf.publish.verify.remote import Remote
+from golf.publish.verify.subject import Subject
+
+CARRIED_TOKENS = 5_000_000  # of the validation text, looked for in the submission's files
+# Tokens hashed a second on one core, rounded down: `python benchmarks/shingles.py`.
+SCAN_TOKENS_PER_SECOND = 8e6
+
+
+def accounting_checks(subject: Subject, facts: dict[str, Any]) -> Iterator[Verdict]:
+    """B1, B2, B5."""
+    if subject.tokens is None or subject.speaker is None:
+        why = subject.no_tokens if subject.tokens is None else "no tokenizer says what the tokens spell"
+        yield from (unchecked(check, why) for check in ("B1", "B2", "B5"))
+        return
+    unknown = [token for token, piece in enumerate(subject.pieces) if piece.kind == "unknown"]
+    lost = int(np.isin(np.asarray(subject.tokens[:]), unknown).sum())
+    yield accounting.table(subject.table, subject.pieces, subject.markers, lost)
+    claimed = subject.claim.bytes if subject.claim else None
+    try:
+        verdict, found = accounting.documents(subject.table, subject.bos, _documents(subject), claimed)
+    except PredictorError as error:
+        yield failed("B3", str(error))
+        return
+    facts["bytes"] = found
+    yield verdict
+    yield accounting.known_totals(subject.known_split, found["tokens"], found["table"])
+
+
+def _documents(subject: Subject) -> Iterator[Document]:
+    """Validation documents with their decoded and, where there is one, their raw text."""
+    raw: Iterable[str | None] = subject.raw() if subject.raw else itertools.repeat(None)
+    stream = ((tokens, _spelled(subject, tokens)) for _, tokens in splits.split_documents(subject.tokens, subject.bos))
+    if subject.transform:
+        with Remote(subject.entry, subject.files, environment=subject.environment) as remote:
+            for (tokens, text), original in _side_by_side(stream, raw):
+                yield Document(tokens, remote.transform("decode", [text])[0], original)
+        return
+    for (tokens, text), original in _side_by_side(stream, raw):
+        yield Document(tokens, text, original)
+
+
+def _side_by_side(stream: Iterable[tuple[np.ndarray, str]], raw: Iterable[str | None]) -> Iterator[Any]:
+    """Documents of the tokens and of the raw text; where there are more of one, the other's are empty."""
+    if isinstance(raw, itertools.repeat):
+        yield from zip(stream, raw)
+        return
+    for tokens, text in itertools.zip_longest(stream, raw):
+        yield tokens or (np.empty(0, np.int64), ""), text if text is not None else ""
+
+
+def _carried(subject: Subject) -> Verdict:
+    """D1 of the submission's own files: nothing of the validation text is shipped with them."""
+    files = {
+        name: source if isinstance(source, bytes) else source.read_bytes()
+        for name, source in subject.files.items()
+        if name not in subject.ours and not name.startswith("golf/") and not name.endswith(".model")
+    }
+    files |= {name: text.encode() for name, text in subject.sources.items()}
+    tokens = np.asarray(subject.tokens[:CARRIED_TOKENS])
+    text = "".join(_spelled(subject, part) for _, part in splits.split_documents(tokens, subject.bos)).encode()
+    return splits.carried(files, text, tokens)
+
+
+def _spelled(subject: Subject, tokens: np.ndarray) -> str:
+    return subject.speaker.decode(tokens)
+
+
+def transform(subject: Subject) -> Iterator[Verdict]:
+    """B3."""
+    if not subject.transform:
+        yield accounting.no_transform()
+        return
+    try:
+        with Remote(subject.entry, subject.files, environment=subject.environment) as remote:
+            if not (remote.about["encode"] and remote.about["decode"]):
+                yield failed("B3", "the submission states a transform, its entry has no encode and decode")
+                return
+
+            def each(verb: str) -> Any:
+                return lambda text: remote.transform(verb, [text])[0]
+
+            yield accounting.transform(each("encode"), each("decode"), subject.raw() if subject.raw else ())
+    except PredictorError as error:
+        yield failed("B3", str(error))
+
+
+def split_checks(subject: Subject, seconds: float) -> Iterator[Verdict]:
+    """D1 and D2. seconds: how long reading the training text may take."""
+    yield splits.identity(subject.split_found, subject.split_wanted)
+    if subject.tokens is not None and subject.speaker is not None:
+        yield _carried(subject)
+    if subject.tokens is None:
+        yield unchecked("D1", subject.no_tokens)
+    elif subject.train is None:
+        yield unchecked("D1", "the submission does not name its training text")
+    elif subject.train_tokens / SCAN_TOKENS_PER_SECOND > seconds:
+        expected = subject.train_tokens / SCAN_TOKENS_PER_SECOND
+        yield unchecked("D1", f"{subject.train_tokens:,} training tokens take about {expected:,.0f} s to read; "
+                        f"this tier gives {seconds:.0f} s")  # fmt: skip
+    else:
+        begin = time.monotonic()
+        verdict = splits.disjoint(splits.split_documents(subject.tokens, subject.bos), subject.train())
+        spent = time.monotonic() - begin
+        yield Verdict(verdict.check, verdict.status, f"{verdict.why} ({spent:.1f} s)", verdict.evidence)

@@ -1,0 +1,155 @@
+"""The processes a submission is run in, and what all of them together were seen to do."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import os
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from golf.contracts import PredictorError
+from golf.eval.validity import access, artifact
+from golf.eval.validity.verdict import Status, Verdict, failed, passed, unchecked
+from golf.publish.verify import sandbox
+from golf.publish.verify.remote import Remote
+from golf.publish.verify.subject import Subject
+
+
+class Scoring:
+    """Opens processes for a subject's entries and keeps what they did, after they have ended too."""
+
+    def __init__(self, subject: Subject, *, threads: int, packaged: Callable[[str], bool]) -> None:
+        self.subject, self.threads, self.packaged = subject, threads, packaged
+        self.events: list[dict[str, Any]] = []
+        self.read: set[str] = set()
+        self.failures: list[Verdict] = []
+        self.digests: list[dict[str, str]] = []
+        self.broken, self.isolation, self.clean = "", "", sandbox.INSIDE
+
+    @contextmanager
+    def opened(self, entry: str, files: Mapping[str, Path | bytes], what: str) -> Iterator[Remote | None]:
+        """A new process on `files`; None when the submission cannot even be loaded and opened in it."""
+        try:
+            remote = Remote(entry, files, threads=self.threads, environment=self.subject.environment)
+        except PredictorError as error:
+            self._keep(error)
+            yield None
+            return
+        try:
+            state = None
+            try:
+                state = remote.open(self.subject.artifact)
+                # What golf's own entries open are the weights as two programs read them.
+                self.digests.append(remote.digest(state))
+            except PredictorError as error:
+                self._keep(error)
+            del state
+            yield remote if not self.broken else None
+        finally:
+            self.collect(remote)
+            remote.close()
+
+    def collect(self, remote: Remote) -> None:
+        """Take over what a process did."""
+        folder = remote.place.folder
+        # Every process may have had a folder of its own; what they did is told of one.
+        events = [
+            {**event, "path": event["path"].replace(folder, sandbox.INSIDE)} if folder in event["path"] else event
+            for event in remote.events()
+        ]
+        self.events += events
+        self.isolation = remote.place.isolation
+        there, home = set(self.subject.files), self.subject.folder
+        for name in access.reads(events, self.clean):
+            # What lies beside the submission and was not named did not come along, but it was asked for.
+            if name in there or (home is not None and (home / name).is_file()):
+                self.read.add(name)
+        self.read -= self.subject.ours
+
+    def failure(self, error: PredictorError) -> Verdict:
+        """A process that ended, or an answer that is none, while checks were under way."""
+        text = str(error)
+        check = "C2a" if "distribution" in text or "asked for" in text else "A2"
+        return failed(check, text)
+
+    def verdicts(self) -> Iterator[Verdict]:
+        """A1 to A5, D3 and D4, of everything that ran."""
+        subject = self.subject
+        yield from self.failures
+        if not self.events:
+            for check in ("A2", "A4", "D4"):
+                yield unchecked(check, "no process ran")
+            return
+        quiet = access.network(self.events, self.isolation)
+        yield quiet
+        yield from access.smuggling(
+            self.events, clean=self.clean, prefixes=sandbox.prefixes(), packaged=self.packaged,
+            documented=subject.environment,
+        )  # fmt: skip
+        if subject.cap is not None:
+            yield artifact.size(subject.counted, subject.shown, self.read, subject.cap, None)
+        yield access.phase("D4", self.events, subject.train_files, "scoring")
+        yield self._round_trip()
+
+    def _round_trip(self) -> Verdict:
+        """A4: what two processes made of the artifact; where they built different things, tensors by their hash."""
+        if len(self.digests) < 2:
+            return unchecked("A4", self.broken or "only one process opened the artifact")
+        first, *others = [{name: digest for name, digest in found.items()} for found in self.digests]
+        if not first:
+            return unchecked("A4", "the state holds no arrays that could be compared")
+        for other in others:
+            if self.subject.kind == "foreign":
+                verdict = artifact.round_trip(first, other, "parts of the opened artifact")
+                if verdict.status is Status.FAIL:
+                    return verdict
+            elif not set(_tensors(first)) & set(_tensors(other)) or _clash(_tensors(first), _tensors(other)):
+                name = next(iter(_clash(_tensors(first), _tensors(other))), "the model")
+                return failed("A4", f"{name} differs between two processes that opened the artifact")
+        count = len(first) if self.subject.kind == "foreign" else len(_tensors(first))
+        return passed("A4", f"{count:,} tensors equal to the last bit in {len(self.digests)} processes")
+
+    def _keep(self, error: PredictorError) -> None:
+        self.broken = str(error)
+        self.failures.append(failed("A2", f"in a clean folder without a network {error}"))
+
+
+def _tensors(digests: Mapping[str, str]) -> dict[str, str]:
+    """Digests by the name of the tensor in its model, wherever in a state the model lies."""
+    return {name.split("model.", 1)[-1].removeprefix("state."): digest for name, digest in digests.items()}
+
+
+def _clash(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in a.keys() & b.keys() if a[name] != b[name])
+
+
+@functools.cache
+def packaged_files() -> Callable[[str], bool]:
+    """A test for paths below Python's folders: belongs to the standard library, or to an installed package, with the
+    size it was installed with."""
+    sizes: dict[str, int | None] = {}
+    for distribution in importlib.metadata.distributions():
+        for file in distribution.files or ():
+            sizes[os.path.normpath(distribution.locate_file(file))] = file.size
+    library = tuple(os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
+
+    def packaged(path: str) -> bool:
+        source = path
+        if path.endswith(".pyc"):  # compiled from the file of that name beside its folder
+            folder, name = os.path.split(path)
+            source = os.path.join(os.path.dirname(folder), name.split(".")[0] + ".py")
+        if source in sizes:
+            return source != path or sizes[path] in (None, _size(path))
+        if not os.path.isfile(path):
+            return True  # a folder, or nothing
+        return (path.startswith(library) and "site-packages" not in path) or path.endswith((".pth", "pyvenv.cfg"))
+
+    return packaged
+
+
+def _size(path: str) -> int | None:
+    return os.path.getsize(path) if os.path.isfile(path) else None

@@ -1,0 +1,191 @@
+"""A submission in a process of its own, seen from ours: the predictor's interface at the end of a pipe.
+
+The driver and its targets stay in our process, so no trick inside the other one can look at a target early.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from golf.contracts import PredictorError
+from golf.publish.verify import sandbox
+
+# A single answer that takes longer is taken for none.
+PATIENCE_SECONDS = 600.0
+READ_BYTES = 1 << 20
+
+
+class State:
+    """A state in the other process; forgotten there when nobody here holds it any more.
+
+    shown: targets observed since it was last asked something, which travel with the next question.
+    """
+
+    def __init__(self, remote: Remote, number: int) -> None:
+        self._remote, self.number, self.shown = remote, number, []
+
+    def about(self) -> dict[str, Any]:
+        """What a request says of it."""
+        shown, self.shown = self.shown, []
+        return {"state": self.number, "shown": shown}
+
+    def __del__(self) -> None:
+        self._remote.forgotten.append(self.number)
+
+
+class Remote:
+    """A predictor whose every call is answered by a submission's own process.
+
+    files: what lies in its folder, by name.  `logprobs` and `horizon` are there when the submission has them.
+    Raises PredictorError, with the submission's last words, when the process ends or does not answer.
+    """
+
+    def __init__(
+        self, entry: str, files: Mapping[str, Path | bytes], *, threads: int = 1, environment: Mapping[str, str] = {}
+    ) -> None:  # fmt: skip
+        self.forgotten: list[int] = []
+        self._home = tempfile.TemporaryDirectory(prefix="golf-verify-")
+        home = Path(self._home.name)
+        clean, root = home / "clean", home / "root"
+        root.mkdir()
+        for name, source in files.items():
+            target = clean / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(source, bytes):
+                target.write_bytes(source)
+            else:
+                shutil.copyfile(source, target)
+        self._events, self._errors = open(home / "events", "w+b"), open(home / "errors", "w+b")
+        self.place = sandbox.place(clean, root, self._events.fileno(), threads, environment)
+        self._process = subprocess.Popen(
+            self.place.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0,
+            env=dict(self.place.environment), pass_fds=(self._events.fileno(),), start_new_session=True,
+        )  # fmt: skip
+        self._buffer = bytearray()
+        self.asked, self.seconds = 0, 0.0
+        self.about = self._ask({"do": "load", "entry": entry})[0]
+        if self.about["logprobs"]:
+            self.logprobs = self._logprobs
+        if self.about["horizon"]:
+            self.horizon = self._horizon
+
+    @property
+    def scores(self) -> bool:
+        """Whether it gives distributions at all."""
+        return self.about["distribution"] or self.about["whole"]
+
+    def open(self, artifact: Any) -> State:
+        return State(self, self._ask({"do": "open", "artifact": artifact})[0]["state"])
+
+    def observe(self, state: State, token: int) -> State:
+        state.shown.append(int(token))
+        return state
+
+    def advance(self, state: State, targets_T: np.ndarray) -> State:
+        if len(targets_T):
+            self._ask({"do": "advance", **state.about()}, targets_T)
+        return state
+
+    def distribution(self, state: State) -> np.ndarray:
+        return self._ask({"do": "distribution", **state.about()})[1]
+
+    def byte_distribution(self, state: State) -> np.ndarray:
+        return self._ask({"do": "byte_distribution", **state.about()})[1]
+
+    def evaluate(self, artifact: Any, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(positions, nats) of the submission's own scoring loop, in the order it hands them out."""
+        _, rows = self._ask({"do": "evaluate", "artifact": artifact}, tokens)
+        return rows[:, 0].astype(np.int64), rows[:, 1]
+
+    def digest(self, state: State) -> dict[str, str]:
+        return self._ask({"do": "digest", **state.about()})[0]["digests"]
+
+    def transform(self, verb: str, texts: Sequence[str]) -> list[str]:
+        """`encode` or `decode` of the submission's reversible transform."""
+        return self._ask({"do": verb, "texts": list(texts)})[0]["texts"]
+
+    def events(self) -> list[dict[str, Any]]:
+        """Everything the process was seen to do so far."""
+        self._events.seek(0)
+        return [json.loads(line) for line in self._events.read().splitlines()]
+
+    def last_words(self) -> str:
+        """The end of what the process wrote on standard error."""
+        self._errors.seek(0)
+        lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1].strip() if lines else "without a word"
+
+    def close(self) -> None:
+        """End the process and remove its folder."""
+        if self._process.poll() is None:
+            self._process.stdin.close()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._process.stdout.close()
+        self._events.close()
+        self._errors.close()
+        self._home.cleanup()
+
+    def __enter__(self) -> Remote:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def _logprobs(self, state: State, targets_T: np.ndarray) -> np.ndarray:
+        return self._ask({"do": "logprobs", **state.about()}, targets_T)[1]
+
+    def _horizon(self, state: State) -> int | None:
+        return self._ask({"do": "horizon", **state.about()})[0]["count"]
+
+    def _ask(self, request: dict[str, Any], tokens: np.ndarray | None = None) -> tuple[dict, np.ndarray | None]:
+        begin, payload = time.monotonic(), b""
+        if tokens is not None:
+            payload = np.ascontiguousarray(tokens, np.int64).tobytes()
+            request = request | {"bytes": len(payload)}
+        if self.forgotten:
+            request, self.forgotten = request | {"forget": self.forgotten}, []
+        try:
+            self._process.stdin.write(json.dumps(request).encode() + b"\n" + payload)
+        except BrokenPipeError:
+            raise self._ended(request) from None
+        until = begin + PATIENCE_SECONDS
+        while (cut := self._buffer.find(b"\n")) < 0:
+            self._read(request, until)
+        reply = json.loads(self._buffer[:cut])
+        del self._buffer[: cut + 1]
+        rows = None
+        if "shape" in reply:
+            while len(self._buffer) < reply["bytes"]:
+                self._read(request, until)
+            rows = np.frombuffer(self._buffer[: reply["bytes"]], reply["dtype"]).reshape(reply["shape"])
+            del self._buffer[: reply["bytes"]]
+        self.asked, self.seconds = self.asked + 1, self.seconds + time.monotonic() - begin
+        return reply, rows
+
+    def _read(self, request: dict[str, Any], until: float) -> None:
+        ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, until - time.monotonic()))
+        data = os.read(self._process.stdout.fileno(), READ_BYTES) if ready else b""
+        if not ready:
+            self._process.kill()
+        if not data:
+            raise self._ended(request)
+        self._buffer += data
+
+    def _ended(self, request: dict[str, Any]) -> PredictorError:
+        self._process.wait()
+        return PredictorError(f"the submission's process ended at `{request['do']}`: {self.last_words()}")

@@ -1,0 +1,173 @@
+"""The score again, from the artifact alone, in processes that have seen nothing yet: S4, C4a, C4b, C2b, T2."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from golf.contracts import PredictorError
+from golf.eval.validity import causality, claims, driver, evaluator, recording
+from golf.eval.validity.causality import Excerpt
+from golf.eval.validity.recording import Masses
+from golf.eval.validity.verdict import Verdict, failed, passed, unchecked
+from golf.publish.verify.predictor import FEW
+from golf.publish.verify.process import Scoring
+from golf.publish.verify.remote import Remote
+from golf.publish.verify.subject import Subject
+
+SAMPLES = 8
+LOOP, DRIVER = "its own loop", "through the driver"
+
+
+def checks(
+    subject: Subject, process: Scoring, tier: Any, draw: np.random.Generator, facts: dict[str, Any]
+) -> Iterator[Verdict]:
+    """Score everything where the tier has time for it, else a sample: by the submission's own loop, where it has one,
+    and through the driver."""
+    if subject.tokens is None or not subject.entry:
+        yield from (unchecked(check, subject.no_tokens) for check in ("S4", "C4a"))
+        return
+    yield from _counted(subject, len(subject.tokens) - 1)
+    try:
+        yield from _scored(subject, process, tier, draw, facts)
+    except PredictorError as error:
+        yield process.failure(error)
+
+
+def _scored(
+    subject: Subject, process: Scoring, tier: Any, draw: np.random.Generator, facts: dict[str, Any]
+) -> Iterator[Verdict]:
+    tokens = np.asarray(subject.tokens[:], np.int64)
+    total = len(tokens) - 1
+    samples = 3 if facts.get("least") == FEW else SAMPLES
+    pieces = causality.excerpts(tokens, subject.bos, [facts.get("excerpt_targets", 256)] * samples, draw)
+    if process.broken:
+        yield unchecked("S4", process.broken)
+        return
+    has_loop = "seconds_per_loop" in facts
+    whole = total / facts.get("excerpt_targets", total)
+    at_once = whole * facts.get("seconds_per_excerpt", tier.rescore) < tier.rescore / 20
+    if at_once or facts.get("least") == FEW:  # a trial would tell nothing new, or be slow
+        expected = {DRIVER: whole * facts["seconds_per_excerpt"]}
+        expected |= {LOOP: whole * facts["seconds_per_loop"]} if has_loop else {}
+    else:
+        with process.opened(subject.entry, subject.files, "trial") as remote:
+            names = [LOOP, DRIVER] if has_loop else [DRIVER]
+            expected = {name: _expected(remote, subject, tokens, name) for name in names}
+    facts |= {f"seconds_expected_{name.replace(' ', '_')}": seconds for name, seconds in expected.items()}
+    left, charged, recorded = tier.rescore, None, None
+    if has_loop and expected[LOOP] < left:
+        charged, seconds = _loop(subject, process, tokens)
+        left -= seconds
+        yield from _loop_verdicts(subject, charged, seconds, total, facts)
+    if expected[DRIVER] < left:
+        masses = Masses()
+        begin = time.monotonic()
+        recorded = _drive(subject, process, tokens, masses)
+        yield masses.verdict()
+        yield from _agree(subject, float(recorded.mean()), total, DRIVER)
+        facts["val_loss"] = float(recorded.mean())
+        if not has_loop:
+            yield from _clock(subject, time.monotonic() - begin)
+    if charged is not None:
+        # What one process charged for the whole text, against what another recorded of it, or of its beginning.
+        if recorded is None:
+            first = pieces[0]
+            recorded = _drive(subject, process, first.tokens, Masses())
+        yield evaluator.read_off(*_first(charged, len(recorded)), recorded, tokens)
+    elif recorded is None:
+        reason = f"scoring all {total:,} targets would take {min(expected.values()):,.0f} s or more"
+        yield from _sample(subject, process, pieces, reason)
+
+
+def _counted(subject: Subject, total: int) -> Iterator[Verdict]:
+    """C4a of the numbers that are stated; the driver itself asks for each target once and in order."""
+    claimed = subject.claim.tokens if subject.claim else None
+    if claimed is not None and claimed != total:
+        why = f"{claimed:,} scored targets are stated, the split has {total:,}: {abs(claimed - total):,} are "
+        why += "left out" if claimed < total else "too many"
+        yield failed("C4a", why, position=min(claimed, total) + 1, numbers=[claimed, total])
+    else:
+        words = f"{total:,}, as stated" if claimed is not None else f"{total:,}"
+        yield passed("C4a", f"the driver asks for each target once, {words}, the last included")
+    yield passed("C1d", "the driver asks in stream order, and a state has seen nothing else")
+
+
+def _expected(remote: Remote, subject: Subject, tokens: np.ndarray, what: str) -> float:
+    """Seconds that scoring everything will take, from a stretch at the beginning."""
+    trial, seconds = 64, 0.0
+    while seconds < 0.2 and trial < len(tokens) - 1:
+        trial, begin = 4 * trial, time.monotonic()
+        text = tokens[: trial + 1]
+        _ = remote.evaluate(subject.artifact, text) if what == LOOP else _losses(remote, subject, text, Masses())
+        seconds = time.monotonic() - begin
+    return seconds * max(1.0, (len(tokens) - 1) / trial)
+
+
+def _loop(subject: Subject, process: Scoring, tokens: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+    with process.opened(subject.entry, subject.files, "own loop, everything") as remote:
+        if remote is None:
+            raise PredictorError(process.broken)
+        begin = time.monotonic()
+        return remote.evaluate(subject.artifact, tokens), time.monotonic() - begin
+
+
+def _loop_verdicts(
+    subject: Subject, charged: tuple[np.ndarray, np.ndarray], seconds: float, total: int, facts: dict[str, Any]
+) -> Iterator[Verdict]:
+    yield evaluator.once(charged[0], total)
+    facts["rescore_seconds"], facts["val_loss"] = seconds, float(np.sum(charged[1])) / max(len(charged[1]), 1)
+    yield from _clock(subject, seconds)
+    yield from _agree(subject, facts["val_loss"], total, LOOP)
+
+
+def _clock(subject: Subject, seconds: float) -> Iterator[Verdict]:
+    """T2 by our own clock. A machine unlike the track's proves nothing by being slow."""
+    if subject.eval_limit is not None:
+        words = f"{seconds:.1f} s here, with {subject.eval_limit:.0f} s on the track's hardware"
+        yield passed("T2", words) if seconds <= subject.eval_limit else unchecked("T2", words)
+
+
+def _drive(subject: Subject, process: Scoring, tokens: np.ndarray, masses: Masses) -> np.ndarray:
+    with process.opened(subject.entry, subject.files, "through the driver, everything") as remote:
+        if remote is None:
+            raise PredictorError(process.broken)
+        return _losses(remote, subject, tokens, masses)
+
+
+def _losses(remote: Remote, subject: Subject, tokens: np.ndarray, masses: Masses) -> np.ndarray:
+    """Nats of targets 1 .. N through the driver."""
+    stretch = driver.STRETCH if hasattr(remote, "logprobs") else None
+    pieces = masses.watch(driver.drive(remote, subject.artifact, tokens, stretch=stretch))
+    return np.concatenate([piece.nats_T for piece in pieces])
+
+
+def _first(charged: tuple[np.ndarray, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Charges of targets 1 .. count."""
+    inside = charged[0] <= count
+    return charged[0][inside], charged[1][inside]
+
+
+def _agree(subject: Subject, loss: float, total: int, what: str) -> Iterator[Verdict]:
+    """S4 and C4b: one sum, and the one that is stated."""
+    if subject.claim is None or subject.claim.val_loss is None:
+        yield unchecked("S4", f"no loss is stated; {what} it is {loss:.8f} nats a token over {total:,} targets")
+        return
+    again = claims.rescored(subject.claim.val_loss, loss, total, what)
+    yield again
+    yield Verdict("C4b", again.status, f"one sum: {again.why}", again.evidence)
+
+
+def _sample(subject: Subject, process: Scoring, pieces: list[Excerpt], reason: str) -> Iterator[Verdict]:
+    """S4 from excerpts spread over the split."""
+    if subject.claim is None or subject.claim.val_loss is None:
+        yield unchecked("S4", f"no loss is stated, and {reason}")
+        return
+    with process.opened(subject.entry, subject.files, "sample") as remote:
+        if remote is None:
+            raise PredictorError(process.broken)
+        means = [float(_losses(remote, subject, piece.tokens, recording.Masses()).mean()) for piece in pieces]
+    yield claims.sampled(subject.claim.val_loss, means, len(means), reason)
