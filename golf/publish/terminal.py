@@ -17,7 +17,7 @@ from rich.table import Table
 from golf.contracts import ByteLedger, Event, RunResult
 from golf.events import lines
 from golf.publish.baselines import Baseline
-from golf.publish.submit.check import Verdict
+from golf.publish.files import Verdict
 
 if TYPE_CHECKING:  # it loads the whole corridor
     from golf.publish.use.perplexity import Perplexity

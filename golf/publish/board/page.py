@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from golf.publish.board.ranking import Group, Row
+from golf.publish.render import render
 from golf.publish.report import plots
-from golf.publish.submit.folder import render
 
 
 class Column(NamedTuple):

@@ -8,7 +8,7 @@ from typing import Any
 
 from golf import run as corridor
 from golf.contracts import ModelSpec, RunResult
-from golf.publish.submit.check import read_result
+from golf.publish.files import read_result
 from golf.publish.use.source import Source
 
 USE = '''```python

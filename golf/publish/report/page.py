@@ -15,12 +15,12 @@ from golf.data.tokenizer import Tokenizer
 from golf.eval.sampling import Sampling
 from golf.host import write_atomic
 from golf.publish.board import lineage
+from golf.publish.render import render
 from golf.publish.report import anatomy, probe
 from golf.publish.report.anatomy import StreamBytes, TensorBytes
 from golf.publish.report.figures import Plots
 from golf.publish.report.probe import Bucket, Passage, Reading
 from golf.publish.submit import runs
-from golf.publish.submit.folder import render
 from golf.publish.submit.runs import Run
 from golf.publish.terminal import ProgressBar
 from golf.publish.use import generating, scoring

@@ -17,9 +17,8 @@ from golf.contracts import ByteLedger, RunResult
 from golf.pack import container
 from golf.publish.board import published
 from golf.publish.board.published import Entry
+from golf.publish.files import RECORD_SEEDS, SCRIPT, TOKENIZER, Verdict
 from golf.publish.submit import runs
-from golf.publish.submit.check import Verdict
-from golf.publish.submit.folder import RECORD_SEEDS, SCRIPT, TOKENIZER
 from golf.publish.submit.seeds import Seeds, read
 from golf.track import Track
 

@@ -14,19 +14,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from golf import track as tracks
 from golf.contracts import DataError, RunResult
 from golf.host import write_atomic
 from golf.publish.board import lineage, published
+from golf.publish.files import ARTIFACT, RECORD_SEEDS, SCRIPT, TOKENIZER, read_result
+from golf.publish.render import render
 from golf.publish.submit import runs
-from golf.publish.submit.check import read_result
 from golf.publish.submit.runs import Run
 from golf.publish.submit.seeds import RECIPE, Comparison, Seeds, compare, read
 
-SCRIPT, TOKENIZER, ARTIFACT = "train_gpt.py", "tokenizer.model", "artifact.golf"
-RECORD_SEEDS = 3
 PINNED = ("torch", "numpy", "scipy", "sentencepiece", "zstandard", "safetensors")
 
 
@@ -145,18 +142,6 @@ def _bytes(file: Path) -> bytes:
 
 def _json(values: Any) -> bytes:
     return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
-
-
-def render(template: str, **values: Any) -> str:
-    """A template of golf's, filled in. Values are escaped in HTML pages."""
-    environment = Environment(
-        loader=PackageLoader("golf.publish"),
-        autoescape=lambda name: name is not None and ".html" in name,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template(template).render(**values)
 
 
 def method(recipe: dict[str, Any]) -> list[tuple[str, str]]:

@@ -18,13 +18,12 @@ from golf import host as hosts
 from golf import recipe as recipes
 from golf.contracts import DataError, RunResult, Sink
 from golf.publish.board import published
+from golf.publish.files import ARTIFACT, SCRIPT, TOKENIZER, Verdict, read_result
 from golf.publish.submit import runs, seeds
-from golf.publish.submit.check import Verdict, read_result
 from golf.publish.submit.seeds import Seeds
 from golf.publish.use.convert import text_of
 from golf.publish.use.scoring import score_source
 
-SCRIPT, TOKENIZER = "train_gpt.py", "tokenizer.model"
 SAME = 1e-5  # bits per byte: what another batch size or kernel may change about a stored artifact's score
 COVERAGE = 0.99  # of further seeds that fall into the interval their spread gives
 STEP = re.compile(r"^step:(\d+) train_loss:([\d.]+)", re.M)
@@ -55,7 +54,7 @@ def claim(path: Path, seed: int | None) -> Claim:
     folder, artifact, losses = path, path / "artifacts" / f"seed{chosen}.golf", dict[int, str]()
     if not (path / published.METADATA).is_file():
         folder = next((each for each in (path, path / str(chosen)) if (each / runs.RESULT).is_file()), path)
-        artifact = folder / "artifact.golf"
+        artifact = folder / ARTIFACT
     log = path / f"train_seed{chosen}.log"
     if log.is_file():
         losses = {int(step): loss for step, loss in STEP.findall(log.read_text(encoding="utf-8"))}

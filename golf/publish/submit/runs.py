@@ -10,7 +10,7 @@ from typing import Any
 
 from golf.contracts import DataError, Event, RunResult
 from golf.events import lines
-from golf.publish.submit.check import read_result
+from golf.publish.files import read_result
 
 EVENTS, RESULT, SEEDS = "events.jsonl", "result.json", "results.json"
 PROGRESS = ("score", "data", "fetch")  # how far a stage has come, several times a second

@@ -13,8 +13,8 @@ from golf.contracts import DataError, RunResult
 from golf.eval.significance import Verdict, margin_bpb, paired, sample, welch, words
 from golf.host import write_atomic
 from golf.publish.board import published
+from golf.publish.files import read_result, result_of
 from golf.publish.submit import runs
-from golf.publish.submit.check import read_result, result_of
 from golf.recipe import Recipe, to_json
 
 RECIPE = "recipe.json"

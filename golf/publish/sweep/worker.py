@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from golf import host as hosts
 from golf.contracts import RunResult
 from golf.host import write_atomic
+from golf.publish.files import read_result
 from golf.publish.submit import several
-from golf.publish.submit.check import read_result
 from golf.publish.sweep import study as sweep
 from golf.publish.sweep.study import SEED, SLOT, WHY, Outcome, Plan
 

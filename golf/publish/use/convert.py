@@ -21,7 +21,7 @@ from golf.host import write_atomic
 from golf.pack import container, rans
 from golf.pack.container import PackSpec
 from golf.pack.rans import Rans
-from golf.publish.submit.check import read_result
+from golf.publish.files import read_result
 from golf.publish.use import curves
 from golf.publish.use.source import Source, open_source
 from golf.quant import reach, report

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from golf.eval.validity.verdict import TITLES, Status, Verdict
-from golf.publish.submit.folder import render
+from golf.publish.render import render
 from golf.publish.verify.suite import Report
 
 GROUPS = {

@@ -13,14 +13,11 @@ from golf.contracts import DataError, RunResult
 from golf.data import corpus, local, shards
 from golf.eval.validity.claims import Seed
 from golf.pack import container
-from golf.publish.submit.check import read_result
+from golf.publish.files import ARTIFACT, EVENTS, SCRIPT, TOKENIZER, read_result
 from golf.publish.verify import ours as verify_ours
 from golf.publish.verify.foreign import split_facts
 from golf.publish.verify.subject import Subject, read_json, seed_of, sha256, with_tokenizer
 
-SCRIPT, ARTIFACT, TOKENIZER, EVENTS, RESULT = (
-    "train_gpt.py", "artifact.golf", "tokenizer.model", "events.jsonl", "result.json",
-)  # fmt: skip
 METADATA = "submission.json"
 PACKAGE = Path(__file__).resolve().parents[2]
 # The split of the challenge: the first documents of its shuffled stream.
