@@ -137,13 +137,11 @@ def quantize(
     from golf.publish import terminal
     from golf.publish.use import convert, large
 
-    if layerwise and cap is not None:
-        raise SpecError(f"--layerwise makes every block once and cannot search for --cap {cap}; leave one of them out")
     if effort and record:
         raise SpecError("--effort is of golf's own way to quantize, --recipe names another; leave one of them out")
     with terminal.ProgressBar() as bar:
-        if layerwise or (layerwise is None and cap is None and large.is_large(weights)):
-            report = large.quantize_large(weights, output, record, calibration, assignments, bar)
+        if layerwise or (layerwise is None and large.is_large(weights)):
+            report = large.quantize_large(weights, output, record, cap, calibration, assignments, bar)
         else:
             report = convert.quantize_weights(
                 weights, output, record, cap, calibration, assignments, bar,

@@ -70,9 +70,9 @@ def fit(
     now = attempt(0.0)
     fitting = now if now.bytes <= cap else None
     codes = sum(array.size for q in now.qtensors.values() for part, array in q.parts.items() if part in q.alphabets)
-    finest, coarsest = _sensible(weights, now.qtensors)
+    finest, coarsest = sensible(weights, now.qtensors)
     # Doubling a step saves at most one bit a code, so the coarsest steps leave at least this.
-    _check_least(now.bytes - coarsest * codes / 8, cap)
+    check_least(now.bytes - coarsest * codes / 8, cap)
     while not (fitting and (fitting.bytes >= (1 - SLACK) * cap or math.log2(fitting.multiplier) <= finest)):
         octaves = min(max(_guess(points, cap, codes), finest), coarsest)
         # A power of two and its logarithm may differ by an ulp: the finest step is known by having been tried.
@@ -82,9 +82,9 @@ def fit(
         if now.bytes <= cap and (fitting is None or now.bytes > fitting.bytes):
             fitting = now
         elif now.bytes > cap and points[-1][0] >= coarsest:
-            _check_least(now.bytes, cap)
+            check_least(now.bytes, cap)
     if fitting is None:
-        _check_least(min(size for _, size in points), cap)
+        check_least(min(size for _, size in points), cap)
     return replace(fitting, tries=len(points))
 
 
@@ -106,7 +106,7 @@ def _guess(points: list[tuple[float, int]], cap: int, codes: int) -> float:
     return octaves + (AIM * cap - size) / slope
 
 
-def _sensible(weights: Mapping[str, Tensor], qtensors: Mapping[str, QTensor]) -> tuple[float, float]:
+def sensible(weights: Mapping[str, Tensor], qtensors: Mapping[str, QTensor]) -> tuple[float, float]:
     """Octaves of the finest multiplier at which no tensor's clip is below NARROWEST_CLIP, and of the coarsest at
     which the typical weight's step is COARSEST_STEP. Neither is on the other side of 0: the spec itself stands."""
     narrow, wide, elements = -math.inf, 0.0, 0
@@ -140,7 +140,7 @@ def _check_kept(
         )
 
 
-def _check_least(least: float, cap: int) -> None:
+def check_least(least: float, cap: int) -> None:
     if least > cap:
         raise BudgetError(
             f"the weights are at least {least:,.0f} bytes at the coarsest sensible steps, "

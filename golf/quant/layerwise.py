@@ -43,6 +43,7 @@ def quantize(
     *,
     host: Host,
     sink: Sink,
+    multiplier: float = 1.0,
     finished: Collection[str] = (),
     slice_elements: int = SLICE_ELEMENTS,
 ) -> Iterator[Piece]:
@@ -52,6 +53,7 @@ def quantize(
     model: on the meta device; its hooks are taken and its controls filled in.
     weights: fetched one at a time, so that they may lie in a file.
     batches: ids [B, T] of calibration text; none are needed where no method asks for Hessians.
+    multiplier: widens every grid's step.
     slice_elements: memory only; a matrix of more is quantized some rows at a time.
     Raises SpecError for a model that runs a block twice, and what `apply.quantize` raises.
     """
@@ -74,7 +76,7 @@ def quantize(
         qtensors, rows = {}, []
         for name in pieces[piece]:
             W = weights[name].to(host.device)
-            qtensors[name], row = _by_rows(name, W, roles[name], hessians.get(name), spec, slice_elements)
+            qtensors[name], row = _by_rows(name, W, roles[name], hessians.get(name), spec, multiplier, slice_elements)
             rows.append(row)
         todo.remove(piece)
         bar.finished(piece, costs[piece])
@@ -96,14 +98,20 @@ def quantize(
 
 
 def _by_rows(
-    name: str, W: Tensor, role: Role, H_KK: Tensor | None, spec: QuantSpec, slice_elements: int
+    name: str,
+    W: Tensor,
+    role: Role,
+    H_KK: Tensor | None,
+    spec: QuantSpec,
+    multiplier: float,
+    slice_elements: int,
 ) -> tuple[QTensor, Row]:
     """One tensor and its row of the report, `slice_elements` at a time: rows do not depend on one another."""
     hessians = {} if H_KK is None else {name: H_KK}
     found, rows, energies = [], [], []
     large = W.ndim > 1 and W.numel() > slice_elements
     for part in W.tensor_split(-(-W.numel() // slice_elements)) if large else [W]:
-        found.append(apply.quantize({name: part}, {name: role}, hessians, spec)[name])
+        found.append(apply.quantize({name: part}, {name: role}, hessians, spec, multiplier)[name])
         rows += report.rows({name: part}, {name: found[-1]}, hessians)
         if not large:
             return found[0], rows[0]

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import click
 import pytest
 import torch
 from click.testing import CliRunner
@@ -17,7 +18,7 @@ from torch import nn
 from golf.arch import families
 from golf.arch.unet import UNetSpec
 from golf.cli import cli
-from golf.contracts import CheckpointError, SpecError
+from golf.contracts import BudgetError, CheckpointError
 from golf.data import documents, tokenizer
 from golf.publish.use import large
 from golf.run import with_tokenizer
@@ -111,6 +112,45 @@ def test_after_a_kill_it_goes_on(place, wanted):
     assert output.read_bytes() == other.read_bytes()
 
 
-def test_a_cap_needs_everything_at_once(place):
-    with pytest.raises(SpecError, match="--cap 5000"):
-        golf(command(place, "cap", "--layerwise", "--cap", "5000")[1])
+FEW = ["--layerwise", "--set", "quant.calibration.sequences=8", "--cap"]
+
+
+def test_a_cap_is_met_and_used(place, wanted):
+    cap = int(0.8 * len(wanted[1]))
+    output, words = command(place, "cap", *FEW, str(cap))
+    report = golf(words)
+    assert 0.995 * cap <= output.stat().st_size == report["bytes_model"] <= cap
+    assert report["cap"] == cap and report["scale_multiplier"] > 1
+    assert len(report["tensors"]) == len(wanted[0]["tensors"])
+    assert {path.name for path in output.parent.iterdir()} == {"a.golf", "a.tokenizer.model"}
+
+
+def test_after_a_kill_between_passes_the_first_is_not_made_again(place, wanted, monkeypatch):
+    cap = int(0.8 * len(wanted[1]))
+    monkeypatch.setattr(large, "next_try", lambda sizes, tried, cap: [0.0, 1.0, None][len(tried)])
+    whole, words = command(place, "passes", *FEW, str(cap))
+    expected = golf(words)
+    made, kept = [], large.Parts.keep
+    output, words = command(place, "cut", *FEW, str(cap))
+
+    def keep(self, piece):
+        made.append(piece.name)
+        if len(made) == stop:
+            raise KeyboardInterrupt
+        kept(self, piece)
+
+    monkeypatch.setattr(large.Parts, "keep", keep)
+    pieces = 6 + len([row for row in expected["tensors"] if not row["name"].startswith("blocks.")])
+    stop = pieces + 4
+    with pytest.raises(click.Abort):
+        CliRunner().invoke(cli, words, catch_exceptions=False, standalone_mode=False)
+    assert not output.exists()
+    stop = None
+    assert golf(words)["bytes_model"] == expected["bytes_model"]
+    assert output.read_bytes() == whole.read_bytes() and len(made) == 2 * pieces + 1
+
+
+@pytest.mark.parametrize("cap", [3000, 60_000])
+def test_a_cap_out_of_reach_is_refused_with_the_least_there_is(place, cap):
+    with pytest.raises(BudgetError, match=rf"at least [\d,]+ bytes.* over the {cap:,} left for"):
+        golf(command(place, f"small{cap}", "--layerwise", "--cap", str(cap))[1])

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
+import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +18,15 @@ from torch import Tensor
 
 from golf import host as hosts
 from golf.arch import families
-from golf.contracts import CheckpointError, QTensor, Sink, SpecError, emit
+from golf.contracts import CheckpointError, Codec, QTensor, Role, Sink, SpecError, Stream, emit
 from golf.host import write_atomic
 from golf.pack import container
 from golf.pack.container import PackSpec
 from golf.pack.zstd import Zstd
 from golf.publish.use.convert import QuantizeSettings, calibration_batches, quantize_settings
 from golf.publish.use.source import open_source
-from golf.quant import layerwise
+from golf.quant import layerwise, reach
+from golf.quant.sampled import Sizes, next_try
 from golf.quant.squeeze import Squeeze
 from golf.recipe import to_json
 
@@ -59,28 +63,43 @@ def quantize_large(
     path: Path,
     output: Path,
     record: Path | None,
+    cap: int | None,
     calibration: Path | None,
     assignments: Sequence[str],
     sink: Sink,
 ) -> dict[str, Any]:
-    """What `convert.quantize_weights` does, without a cap, in the memory of one block.
+    """What `convert.quantize_weights` does, in the memory of one block.
 
     Finished blocks are kept in the folder `output`.parts until the artifact is written: called again after a
     kill, only the others are made. Raises CheckpointError when that folder belongs to other weights or settings,
-    and HessianError when a method needs calibration text.
+    HessianError when a method needs calibration text, and BudgetError when no sensible step reaches `cap`.
     """
     source, settings = open_source(path), quantize_settings(record, assignments)
     if isinstance(settings.quant, Squeeze):
         raise SpecError("quant=Squeeze needs gradients of the whole model at once; quantize in memory with --at-once")
     about, spelled = source.about, source.spelled
+    reach.check(source.weights, _roles(about), settings.quant, cap)
     batches = [batch.clone() for batch in calibration_batches(source, settings.quant, calibration) or ()]
     del source  # and with it the mapping of the whole file, whose pages would count as ours once touched
-    blob, tensors = quantize_mapped(path, output, about, settings, batches, sink)
+    made = quantize_mapped(path, output, about, settings, batches, sink, cap)
     if spelled:
         write_atomic(output.with_suffix(".tokenizer.model"), spelled)
     return {
-        "artifact": str(output), "bytes_model": blob, "cap": None, "scale_multiplier": 1.0, "tensors": tensors,
-    }  # fmt: skip
+        "artifact": str(output),
+        "bytes_model": made.bytes,
+        "cap": cap,
+        "scale_multiplier": 2.0**made.octaves,
+        "tensors": made.rows,
+    }
+
+
+@dataclass(frozen=True)
+class Pass:
+    """The whole model quantized once: steps 2^octaves times as wide as the spec's, packed bytes, rows of the report."""
+
+    octaves: float
+    bytes: int
+    rows: list[dict[str, Any]]
 
 
 def quantize_mapped(
@@ -90,25 +109,122 @@ def quantize_mapped(
     settings: QuantizeSettings,
     batches: Sequence[Tensor],
     sink: Sink,
-) -> tuple[int, list[dict[str, Any]]]:
-    """Write the artifact of a weights file; its bytes, and the rows of the report. See `quantize_large`."""
-    weights = Mapped(path)
-    parts = Parts(output.with_suffix(output.suffix + ".parts"), _digest(path, to_json(settings.quant), batches))
-    with torch.device("meta"):
-        model = families.build(about["model"])
-    hosts.share_heap()
-    with hosts.join() as host:
-        done = parts.names()
-        for piece in layerwise.quantize(model, weights, batches, settings.quant, host=host, sink=sink, finished=done):
-            parts.keep(piece)
-    del model
+    cap: int | None = None,
+) -> Pass:
+    """Write the artifact of a weights file. See `quantize_large`.
+
+    Under a cap the model is quantized once at the step that a sample of its rows calls for, and once more or twice
+    at a better one if that is over the cap or more than half a percent below.
+    """
+    job = Job(Mapped(path), about, settings, batches, _digest(path, to_json(settings.quant), batches))
+    folder = output.with_suffix(output.suffix + ".parts")
+    if cap is None:
+        parts = Parts(folder, job.digest)
+        blob, made = job.run(0.0, parts, sink)
+        write_atomic(output, blob)
+        parts.remove()
+        return made
+    sizes = Sizes(job.weights, _roles(about), settings.quant, job.size_of)
     hosts.give_back_memory()
-    found, rows = parts.take()
-    emit(sink, "layers", what="packing", done=1, total=1, seconds_left=None)
-    blob = container.dump({name: found[name] for name in weights}, about, settings.pack)
-    write_atomic(output, blob)
-    parts.remove()
-    return len(blob), [rows[name] for name in weights]
+    history, best = History(folder / "passes.json", job.digest), folder / "best"
+    passes = history.read()
+    while (octaves := next_try(sizes, [(one.octaves, one.bytes) for one in passes], cap)) is not None:
+        parts = Parts(folder / str(len(passes)), f"{job.digest} {octaves!r}")
+        blob, made = job.run(octaves, parts, sink)
+        emit(sink, "fit", attempt=len(passes) + 1, multiplier=2.0**octaves, bytes=made.bytes, cap=cap)
+        if made.bytes <= cap and all(made.bytes > one.bytes for one in passes if one.bytes <= cap):
+            write_atomic(best, blob)
+        del blob
+        passes.append(made)
+        history.write(passes)
+        parts.remove()
+    os.replace(best, output)
+    shutil.rmtree(folder)
+    return max((one for one in passes if one.bytes <= cap), key=lambda one: one.bytes)
+
+
+def _roles(about: Mapping[str, Any]) -> dict[str, Role]:
+    with torch.device("meta"):
+        return families.build(about["model"]).roles()
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be quantized, and how. digest: of everything that decides the codes."""
+
+    weights: Mapped
+    about: dict[str, Any]
+    settings: QuantizeSettings
+    batches: Sequence[Tensor]
+    digest: str
+
+    def run(self, octaves: float, parts: Parts, sink: Sink) -> tuple[bytes, Pass]:
+        """One pass over the model, but for what lies in `parts` already: the artifact, and what there is to say."""
+        with torch.device("meta"):
+            model = families.build(self.about["model"])
+        hosts.share_heap()
+        quant, done = self.settings.quant, parts.names()
+        with hosts.join() as host:
+            for piece in layerwise.quantize(
+                model, self.weights, self.batches, quant, host=host, sink=sink, multiplier=2.0**octaves, finished=done
+            ):
+                parts.keep(piece)
+        del model
+        hosts.give_back_memory()
+        found, rows = parts.take()
+        emit(sink, "layers", what="packing", done=1, total=1, seconds_left=None)
+        blob = self._packed({name: found[name] for name in self.weights})
+        return blob, Pass(octaves, len(blob), [rows[name] for name in self.weights])
+
+    def size_of(self, qtensors: dict[str, QTensor]) -> int:
+        return len(self._packed(qtensors))
+
+    def _packed(self, qtensors: dict[str, QTensor]) -> bytes:
+        pack = self.settings.pack
+        return container.dump(qtensors, self.about, replace(pack, codec=InTurn(pack.codec)))
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """A codec at one stream at a time: for a long one, zstd holds several times its bytes."""
+
+    codec: Codec
+    turn: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def name(self) -> str:
+        return self.codec.name
+
+    def encode(self, stream: Stream) -> bytes:
+        with self.turn:
+            return self.codec.encode(stream)
+
+
+@dataclass(frozen=True)
+class History:
+    """The passes of a job that are over, in a file."""
+
+    file: Path
+    digest: str
+
+    def read(self) -> list[Pass]:
+        """Raises CheckpointError for those of another job."""
+        if not self.file.is_file():
+            return []
+        held = json.loads(self.file.read_bytes())
+        if held["digest"] != self.digest:
+            raise _another(self.file, self.file.parent)
+        return [Pass(**each) for each in held["passes"]]
+
+    def write(self, passes: Sequence[Pass]) -> None:
+        write_atomic(self.file, json.dumps({"digest": self.digest, "passes": list(map(asdict, passes))}).encode())
+
+
+def _another(file: Path, folder: Path) -> CheckpointError:
+    return CheckpointError(
+        f"{file} was finished with other weights, settings or calibration text; delete {folder} or choose another "
+        "output"
+    )
 
 
 class Parts:
@@ -146,10 +262,7 @@ class Parts:
     def _read(self, file: Path) -> tuple[dict[str, Any], dict[str, QTensor]]:
         header, qtensors = container.load(file.read_bytes())
         if header.get("digest") != self._digest:
-            raise CheckpointError(
-                f"{file} was finished with other weights, settings or calibration text; delete {self._folder} or "
-                "choose another output"
-            )
+            raise _another(file, self._folder)
         return header, qtensors
 
 
