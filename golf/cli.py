@@ -19,7 +19,7 @@ from golf.publish.use import commands
 from golf.publish.verify import command as verify_command
 
 FOLDER = click.Path(path_type=Path)
-TRACKER = click.Choice(["tensorboard", "wandb"])
+TRACKER = click.Choice(["tensorboard", "wandb", "trackio"])
 FILE = click.Path(path_type=Path, dir_okay=False)
 set_option = click.option(
     "--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Override a recipe field; may be repeated."
@@ -44,7 +44,7 @@ cli.add_command(verify_command.verify)
 @click.option("--out", type=FOLDER, help="Files land in OUT/<seed>/.  [default: runs/<record>]")
 @set_option
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in OUT/<seed>/.")
-@click.option("--tracker", "trackers", type=TRACKER, multiple=True, help="Log there too; wandb works offline.")
+@click.option("--tracker", "trackers", type=TRACKER, multiple=True, help="Log there too, on this machine.")
 @json_option
 def run(
     record: Path,

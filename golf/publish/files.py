@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,19 @@ def read_result(run: Path) -> RunResult:
 
 
 def result_of(values: Any, file: Path) -> RunResult:
-    """A result from its plain values. Raises DataError, naming the file, for a field that is missing or no number."""
+    """A result from its plain values, also those of an older golf; fields it does not know are left out.
+
+    Raises DataError, naming the file, for a field that is missing or no number.
+    """
+    if not isinstance(values, dict):
+        raise DataError(f"{file} is not a result of golf: it holds {type(values).__name__}, not an object of fields")
     known = {field.name: field.type for field in fields(RunResult)}
-    try:
-        result = RunResult(**{name: value for name, value in values.items() if name in known})
-    except (TypeError, AttributeError) as error:
-        raise DataError(f"{file} is not a result of golf: {error}") from error
+    if "train_tokens" in values:  # before conversations could mask some, every token trained on was a target
+        values = {"supervised_tokens": values["train_tokens"], **values}
+    lacking = [field.name for field in fields(RunResult) if field.default is MISSING and field.name not in values]
+    if lacking:
+        raise DataError(f"{file} is not a result of golf: it lacks {', '.join(lacking)}")
+    result = RunResult(**{name: value for name, value in values.items() if name in known})
     for name, kind in known.items():
         value = getattr(result, name)
         if kind in ("float", "int") and (isinstance(value, bool) or not isinstance(value, int | float)):

@@ -1,13 +1,16 @@
 """Sinks for the trackers that people have: what the log holds anyway, where they are used to look at it.
 
 `events.jsonl` stays the record of a run; a tracker sees the same numbers. Nothing leaves the machine: TensorBoard keeps
-files, and Weights & Biases is started offline (`wandb sync` sends what it wrote).
+files, Weights & Biases is started offline (`wandb sync` sends what it wrote), and trackio has a database of its own
+(`trackio show --project golf` opens it).
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -70,7 +73,30 @@ class WeightsAndBiases:
         self._run.finish()
 
 
-TRACKERS: dict[str, type[Any]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+class Trackio:
+    """A run in trackio's local database, below $TRACKIO_DIR or its cache. What it prints goes to stderr, because
+    stdout may be somebody's JSON."""
+
+    package = "trackio"
+
+    def start(self, folder: Path, name: str, recipe: Mapping[str, str]) -> None:
+        import trackio
+
+        with contextlib.redirect_stdout(sys.stderr):
+            about = {"project": PROJECT, "name": name, "config": dict(recipe)}
+            self._run = trackio.init(**about, embed=False, auto_log_gpu=False, auto_log_cpu=False)
+
+    def numbers(self, values: Mapping[str, float], step: int) -> None:
+        self._run.log(dict(values), step=step)
+
+    def stop(self) -> None:
+        import trackio
+
+        with contextlib.redirect_stdout(sys.stderr):
+            trackio.finish()  # not the run's own: what is still open when Python ends says so on stdout
+
+
+TRACKERS: dict[str, type[Any]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "trackio": Trackio}
 
 
 class Tracking:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from golf.contracts import DataError
+from golf.publish import files
 from golf.publish.board.lineage import ABSENT, changes
 from golf.publish.submit import runs, seeds, several
 
@@ -235,7 +236,7 @@ def test_scores_of_different_text_are_not_compared(three):
     values = one.values()
     for result in values["results"]:
         result["corpus_sha256"] = "0" * 64
-    other = seeds.Seeds("other", [runs.read_result(three / "1").__class__(**r) for r in values["results"]])
+    other = seeds.Seeds("other", [files.read_result(three / "1").__class__(**r) for r in values["results"]])
     with pytest.raises(DataError, match="different text"):
         seeds.compare(one, other)
 
@@ -273,6 +274,18 @@ def test_readers_never_see_a_broken_results_file(tmp_path):
         stop.set()
         for reader in readers:
             reader.result()
+
+
+def test_results_of_an_older_golf(three, tmp_path):
+    """What it could not know has one true value; what is really lacking is named."""
+    values = json.loads((three / "1" / "result.json").read_text())
+    old = {name: value for name, value in values.items() if name != "supervised_tokens"}
+    assert files.result_of(old, tmp_path / "r.json").supervised_tokens == values["train_tokens"]
+    assert files.result_of(values | {"of_a_newer_golf": 1}, tmp_path / "r.json") == files.read_result(three / "1")
+    with pytest.raises(DataError, match="r.json is not a result of golf: it lacks val_bpb, seed$"):
+        files.result_of({k: v for k, v in old.items() if k not in ("seed", "val_bpb")}, tmp_path / "r.json")
+    with pytest.raises(DataError, match="it holds list, not an object"):
+        files.result_of([], tmp_path / "r.json")
 
 
 def test_changes_of_a_recipe():

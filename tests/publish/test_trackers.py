@@ -1,7 +1,15 @@
 """Trackers see what the log holds."""
 
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+
 import pytest
 
+from golf import cli
 from golf.contracts import Event, SpecError
 from golf.publish import trackers
 from golf.publish.submit import runs
@@ -24,6 +32,22 @@ class Kept:
 
     def stop(self):
         self.stopped += 1
+
+
+TRACKIO = """
+import sys
+from pathlib import Path
+from golf.contracts import Event
+from golf.publish.submit import runs
+from golf.publish.trackers import Tracking
+
+tracking = Tracking("trackio", Path(sys.argv[2]) / "1")
+for event in runs.read(Path(sys.argv[1])).events:
+    tracking(Event(event["event"], {name: value for name, value in event.items() if name != "event"}))
+tracking.close()
+
+"""
+READ = "import sys; from trackio.cli import main; sys.argv[0] = 'trackio'; main()"
 
 
 def replay(tracking, events):
@@ -74,6 +98,45 @@ def test_tensorboard_reads_it(three, tmp_path):
     assert found.Scalars("score/sliding/bpb")[0].value == pytest.approx(run.result.val_bpb, rel=1e-6)
 
 
+def test_the_command_offers_every_tracker():
+    assert set(cli.TRACKER.choices) == set(trackers.TRACKERS)
+
+
+def steps(run):
+    return {event["step"]: event["loss"] for event in run.events if event["event"] == "step"}
+
+
+def log_records(data):
+    """Whole records of a LevelDB log, which a .wandb file is behind its first seven bytes."""
+    place, record = 0, b""
+    while place + 7 <= len(data):
+        left = 32768 - (place + 7) % 32768  # blocks count from the beginning of the file
+        if left < 7:
+            place += left
+            continue
+        size, kind = struct.unpack_from("<HB", data, place + 4)
+        if place + 7 + size > len(data):
+            return
+        record += data[place + 7 : place + 7 + size]
+        place += 7 + size
+        if kind in (1, 4):  # whole, or its last piece
+            yield record
+            record = b""
+
+
+def losses(file):
+    """Training loss by step in a .wandb file."""
+    from wandb.proto import wandb_internal_pb2
+
+    found = {}
+    for data in log_records(file.read_bytes()[7:]):
+        items = wandb_internal_pb2.Record.FromString(data).history.item
+        row = {item.key or "".join(item.nested_key): json.loads(item.value_json) for item in items}
+        if "train/loss" in row:
+            found[row["_step"]] = row["train/loss"]
+    return found
+
+
 def test_weights_and_biases_offline(three, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     for name in ("WANDB_DIR", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
@@ -81,4 +144,24 @@ def test_weights_and_biases_offline(three, tmp_path, monkeypatch):
     run = runs.read(three / "1")
     replay(Tracking("wandb", tmp_path / "run"), run.events)
     (file,) = (tmp_path / "run" / "wandb").glob("offline-run-*/run-*.wandb")
-    assert file.stat().st_size > 0 and b"train/loss" in file.read_bytes()
+    for _ in range(300):  # what it started writes the file, and is not always done when the run is finished
+        if len(found := losses(file)) == len(steps(run)):
+            break
+        time.sleep(0.1)
+    assert found == pytest.approx(steps(run))
+
+
+def test_trackio_on_this_machine(three, tmp_path):
+    """In a process of its own, which reads its folder from the environment when it is imported."""
+    pytest.importorskip("trackio")
+    there = os.environ | {"TRACKIO_DIR": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+
+    def python(*words):
+        done = subprocess.run([sys.executable, "-c", *words], env=there, capture_output=True, text=True, timeout=200)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert python(TRACKIO, str(three / "1"), str(tmp_path / "run")) == ""  # stdout may be a result as JSON
+    wanted = "get metric --project golf --run run-1 --metric train/loss --json"
+    found = {row["step"]: row["value"] for row in json.loads(python(READ, *wanted.split()))["values"]}
+    assert found == pytest.approx(steps(runs.read(three / "1")))
