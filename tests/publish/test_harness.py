@@ -9,13 +9,13 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from golf import publish
 from golf.arch import families
 from golf.arch.unet import UNetSpec
 from golf.cli import cli
 from golf.contracts import DataError, SpecError
 from golf.data.tokenizer import Tokenizer
 from golf.data.tokenizer import train as train_tokenizer
+from golf.publish import use
 from golf.run import with_tokenizer
 from golf.train import checkpoint
 
@@ -113,6 +113,7 @@ def test_a_task_that_generates(weights, tmp_path):
     "name, text, why",
     [
         ("arc_easy", None, "not in the cache of `datasets`"),
+        ("mmlu", None, "not in the cache of `datasets`"),
         ("arc_eazy", None, "nor one of hellaswag"),
         ("gone.yaml", None, "does not exist"),
         ("odd.yaml", "task: odd\ndoc_to_text: !function os.getcwd\n", "runs no functions"),
@@ -134,6 +135,6 @@ def test_what_is_no_task(weights, tmp_path, monkeypatch, name, text, why):
 def test_without_lm_eval_there_is_one_sentence(weights, monkeypatch):
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     monkeypatch.delitem(sys.modules, "golf.publish.use.harness", raising=False)
-    monkeypatch.delattr(publish, "harness", raising=False)
+    monkeypatch.delattr(use, "harness", raising=False)
     with pytest.raises(SpecError, match=r"golf\[lm-eval\]"):
         CliRunner().invoke(cli, ["score", str(weights[0]), "--task", "piqa"], catch_exceptions=False)
