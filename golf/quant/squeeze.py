@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from golf.contracts import BudgetError, Hessians, QTensor, Role, Sink, SpecError, emit
 from golf.host import Host
-from golf.quant import fisher, refine
+from golf.quant import fisher, ramp, refine
 from golf.quant.apply import Calibration, Method, Plan, dequantize, quantize
 from golf.quant.fisher import Curvature
 from golf.quant.fit import Fitted
@@ -19,6 +20,10 @@ from golf.quant.waterfill import Waterfill
 SLACK = 0.001
 AIM = 1 - SLACK / 3
 TRIES = 12
+# Two roundings that are this share of the cap apart are so alike that rows of both may stand in one artifact.
+NEAR = 0.03
+# Octaves to another rounding that is sure to be smaller, or larger, than one that rows of two others were joined in.
+ASIDE = 1 / 8
 # Octaves from the spec's step: far enough that nothing is lost, and that nothing is left.
 FINEST, COARSEST = -16.0, 16.0
 
@@ -62,32 +67,44 @@ class Squeeze(Plan):
         Raises BudgetError with the smallest size reachable when that is over the cap.
         """
 
-        def attempt(octaves: float) -> Fitted:
-            qtensors = quantize(weights, roles, hessians, self, 2.0**octaves)
-            points.append((octaves, size_of(qtensors)))
-            emit(sink, "fit", attempt=len(points), multiplier=2.0**octaves, bytes=points[-1][1], cap=cap)
-            return Fitted(qtensors, 2.0**octaves, points[-1][1], len(points))
+        def measured(qtensors: dict[str, QTensor]) -> int:
+            sizes.append(size_of(qtensors))
+            emit(sink, "fit", attempt=len(sizes), multiplier=2.0**octaves, bytes=sizes[-1], cap=cap)
+            return sizes[-1]
 
-        points: list[tuple[float, int]] = []
-        now = attempt(0.0)
+        def attempt() -> Fitted:
+            qtensors = quantize(weights, roles, hessians, self, 2.0**octaves)
+            return Fitted(qtensors, 2.0**octaves, measured(qtensors), len(sizes))
+
+        sizes: list[int] = []
+        octaves = 0.0
+        now = attempt()
         if cap is None:
             return now
-        best, codes = None, sum(W.numel() for W in weights.values())
+        points, over, under, codes = [], None, None, sum(W.numel() for W in weights.values())
         while True:
-            if now.bytes <= cap and (best is None or now.bytes > best.bytes):
-                best = now
-            octaves = min(max(_guess(points, cap, codes), FINEST), COARSEST)
-            close = best is not None and best.bytes >= (1 - SLACK) * cap
-            if close or len(points) == TRIES or any(octaves == tried for tried, _ in points):
+            points.append((octaves, now.bytes))
+            if now.bytes > cap:
+                over = now if over is None or now.bytes < over.bytes else over
+            elif under is None or now.bytes > under.bytes:
+                under = now
+            if (under and under.bytes in room(cap)) or (over and under and over.bytes - under.bytes < NEAR * cap):
                 break
-            now = attempt(octaves)
-        if best is None:
-            least = min(size for _, size in points)
+            octaves = min(max(_guess(points, cap, codes), FINEST), COARSEST)
+            if len(points) == TRIES or any(octaves == tried for tried, _ in points):
+                break
+            now = attempt()
+        if under is None:
             raise BudgetError(
-                f"the smallest artifact of these weights is {least:,} bytes, {least - cap:,} over the {cap:,} left "
-                f"for them; narrow the model or raise the cap"
+                f"the smallest artifact of these weights is {min(sizes):,} bytes, {min(sizes) - cap:,} over the "
+                f"{cap:,} left for them; narrow the model or raise the cap"
             )
-        return replace(best, tries=len(points))
+        if over and under.bytes not in room(cap):
+            octaves = math.log2(under.multiplier)
+            both = over.bytes, under.bytes
+            qtensors, size = ramp.between(over.qtensors, under.qtensors, both, room(cap), measured)
+            under = replace(under, qtensors=qtensors, bytes=size)
+        return replace(under, tries=len(sizes))
 
     def refine(
         self,
@@ -102,21 +119,37 @@ class Squeeze(Plan):
         sink: Sink,
     ) -> Fitted:
         """What fitted, with control tensors that make up for the codes of the others (`golf.quant.refine`), on
-        their own steps. As it was where that would go over the cap: another rounding of the same tensors may take
-        a few bytes more. The model holds the untouched weights."""
+        their own steps. Where their bytes differ from what they were, some rows of the others pay for it. The model
+        holds the untouched weights."""
         rounded, roles = dequantize(fitted.qtensors), model.roles()
         learned = refine.refine(model, rounded, batches, steps=self.learn, host=host, sink=sink)
         known = {name: roles[name] for name in learned}
-        qtensors = fitted.qtensors | quantize(learned, known, hessians, self, fitted.multiplier)
-        size = size_of(qtensors)
-        return fitted if cap is not None and size > cap else replace(fitted, qtensors=qtensors, bytes=size)
+        controls = quantize(learned, known, hessians, self, fitted.multiplier)
+        found = fitted.qtensors | controls
+        size = size_of(found)
+        if cap is None or size in room(cap) or (size < cap and fitted.bytes not in room(cap)):
+            return replace(fitted, qtensors=found, bytes=size)
+        weights = {name: W.detach() for name, W in model.named_parameters()}
+        further = 2.0 ** (ASIDE if size > cap else -ASIDE)
+        other = quantize(weights, roles, hessians, self, fitted.multiplier * further) | controls
+        sizes = size, size_of(other)
+        pair = (found, other) if size > cap else (other, found)
+        if not min(sizes) <= cap < max(sizes):
+            return fitted
+        found, size = ramp.between(*pair, (max(sizes), min(sizes)), room(cap), size_of)
+        return replace(fitted, qtensors=found, bytes=size)
+
+
+def room(cap: int) -> range:
+    """Sizes that use up a cap."""
+    return range(math.ceil((1 - SLACK) * cap), cap + 1)
 
 
 def _guess(points: list[tuple[float, int]], cap: int, codes: int) -> float:
     """Octaves where the size should be AIM * cap, by what the tries so far say: on the line between the two that
     enclose it, or else on one from the last."""
-    over = max((point for point in points if point[1] > cap), default=None)
-    under = min((point for point in points if point[1] <= cap), default=None)
+    over = min((point for point in points if point[1] > cap), default=None, key=lambda point: point[1])
+    under = max((point for point in points if point[1] <= cap), default=None, key=lambda point: point[1])
     if over and under:
         share = (over[1] - AIM * cap) / max(over[1] - under[1], 1)
         return over[0] + (under[0] - over[0]) * min(max(share, 0.02), 0.98)

@@ -13,7 +13,7 @@ from golf.host import Host
 from golf.quant.apply import dequantize
 from golf.quant.refine import refine
 from golf.quant.report import entropy
-from golf.quant.squeeze import Squeeze
+from golf.quant.squeeze import Squeeze, room
 
 
 def quiet(event):
@@ -78,5 +78,12 @@ def test_a_refined_artifact_keeps_codes_and_cap(model, batches):
     assert any(
         not torch.equal(*(dequantize({name: f.qtensors[name]})[name] for f in (fitted, refined))) for name in known
     )
-    assert spec.refine(fitted, model, known, batches, cap=refined.bytes - 1, **rest) is fitted
+    for cap in (refined.bytes - 1, refined.bytes - 300, int(1.002 * refined.bytes)):
+        within = spec.refine(fitted, model, known, batches, cap=cap, **rest)
+        assert within.bytes == size_of(within.qtensors) <= cap
+        used_up = fitted.bytes in room(cap) or refined.bytes > cap
+        assert within.bytes in room(cap) or not used_up
+        for name in known:
+            if roles[name] is Role.CONTROL:
+                assert torch.equal(*(dequantize({name: f.qtensors[name]})[name] for f in (refined, within)))
     assert replace(spec, learn=0).refine(fitted, model, known, batches, cap=fitted.bytes, **rest).bytes == fitted.bytes

@@ -15,8 +15,9 @@ from golf.quant.apply import dequantize
 from golf.quant.fisher import INPUT_DAMP, Curvature
 from golf.quant.gptq import gptq
 from golf.quant.grid import Grid, exponents, power_step
+from golf.quant.ramp import join
 from golf.quant.report import entropy, rows
-from golf.quant.squeeze import SLACK, Squeeze
+from golf.quant.squeeze import Squeeze, room
 from golf.quant.waterfill import Waterfill, round_tensor
 
 
@@ -139,8 +140,33 @@ NATURAL = size_of(apply.quantize(*model(), SPEC))
 def test_a_fit_is_within_a_thousandth_of_the_cap(share):
     cap = int(share * NATURAL)
     found = fitted(cap)
-    assert (1 - SLACK) * cap - 8 <= found.bytes <= cap
-    assert found.bytes == size_of(found.qtensors) and found.tries <= 8
+    assert room(cap).start - 2 <= found.bytes <= cap  # a row of these takes more than a thousandth
+    assert found.bytes == size_of(found.qtensors) and found.tries <= (8 if share > 0.4 else 24)
+
+
+def test_a_fit_uses_up_the_cap_where_many_rows_change_their_step_at_once():
+    weights, roles, known = model()
+    unseen = known["a.weight"].rows_R.clone()
+    unseen[8:] = unseen[8]  # rows of a table that no text showed
+    known["a.weight"] = replace(known["a.weight"], rows_R=unseen)
+    for share in (0.8, 0.93, 1.02, 1.2):
+        cap = int(share * NATURAL)
+        found = SPEC.fit(weights, roles, known, size_of=size_of, cap=cap, sink=lambda event: None)
+        assert found.bytes == size_of(found.qtensors) and found.bytes in room(cap)
+
+
+def test_rows_of_two_roundings_stand_in_one_tensor():
+    weights, roles, known = model()
+    fine, coarse = (apply.quantize(weights, roles, known, SPEC, multiplier) for multiplier in (1.0, 1.3))
+    total = sum(W.numel() for W in weights.values())
+    read = {place: dequantize(join(fine, coarse, place)) for place in (0, 6144 + 10 * 96 + 5, total)}
+    for name in weights:
+        assert torch.equal(read[0][name], dequantize(coarse)[name])
+        assert torch.equal(read[total][name], dequantize(fine)[name])
+    (split,) = [read[place] for place in read if 0 < place < total]
+    assert torch.equal(split["a.weight"], read[total]["a.weight"]) and torch.equal(split["gain"], read[0]["gain"])
+    assert torch.equal(split["b.weight"][:10], read[total]["b.weight"][:10])
+    assert torch.equal(split["b.weight"][10:], read[0]["b.weight"][10:])
 
 
 def test_without_a_cap_the_step_stands():
