@@ -32,6 +32,9 @@ ORIGINALS = {
     "powergqa": "golf.arch.powergqa",
 }
 
+# So many tensors that do not fit in one way are named; the others are counted.
+NAMED = 8
+
 
 def spec_class(family: str) -> type:
     """Raises SpecError for a family golf does not have."""
@@ -73,8 +76,8 @@ def import_checkpoint(
     state_dict: the original's tensors by their names, of any floating type; the model holds float32 copies.
     config: the original's settings by their names; those left out have their published values.
     rename: a table for tensors of other names, see `original.renamed`.
-    Raises SpecError for the config, CheckpointError naming every tensor that is missing, unexpected, of the
-    wrong shape or not floating.
+    Raises SpecError for the config, CheckpointError naming the first tensors that are missing,
+    unexpected, of the wrong shape or not floating.
     """
     return read_original(family, state_dict, config, rename)[0]
 
@@ -110,13 +113,22 @@ def original(family: str) -> Any:
 
 
 def _check_tensors(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
-    faults = [f"missing {name} {list(wanted[name].shape)}" for name in wanted if name not in state]
-    faults += [f"unexpected {name}{_nearest(name, wanted)}" for name in state if name not in wanted]
-    for name in wanted:
-        if name in state and state[name].shape != wanted[name].shape:
-            faults.append(f"{name} is {list(state[name].shape)}, not {list(wanted[name].shape)}")
-        elif name in state and not state[name].is_floating_point():
-            faults.append(f"{name} holds {state[name].dtype}, not floats")
+    both = [name for name in wanted if name in state]
+    kinds = {
+        "missing": [f"missing {name} {list(wanted[name].shape)}" for name in wanted if name not in state],
+        "unexpected": [f"unexpected {name}{_nearest(name, wanted)}" for name in state if name not in wanted],
+        "of another shape": [
+            f"{name} is {list(state[name].shape)}, not {list(wanted[name].shape)}"
+            for name in both
+            if state[name].shape != wanted[name].shape
+        ],
+        "not floating": [
+            f"{name} holds {state[name].dtype}, not floats" for name in both if not state[name].is_floating_point()
+        ],
+    }
+    faults = []
+    for kind, found in kinds.items():
+        faults += found[:NAMED] + ([f"{len(found) - NAMED} more {kind}"] if len(found) > NAMED else [])
     if faults:
         raise CheckpointError(f"the checkpoint does not fit the config: {'; '.join(faults)}")
 

@@ -206,3 +206,11 @@ def test_published_settings_are_the_defaults():
     assert from_config(CONFIG | {"ve_layers": " "}).values is None
     assert from_config(CONFIG | {"ve_enabled": False, "ve_layers": "1"}).values is None
     assert from_config(CONFIG | {"bigram_vocab_size": 0}).bigram is None
+
+
+def test_a_checkpoint_of_another_size_is_refused_in_a_sentence():
+    """What is wrong in one way is named eight times and then counted, or the sentence would fill pages."""
+    with torch.device("meta"):
+        state = families.original("xgqa").from_config({"num_layers": 1}).build().state_dict()
+    with pytest.raises(CheckpointError, match=r"missing blocks\.1\.attn_norm\.weight \[128\]; .* 10 more missing$"):
+        families.import_checkpoint("xgqa", state, {"num_layers": 3})

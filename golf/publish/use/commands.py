@@ -51,19 +51,21 @@ def generate(
     prompts = prompts or ("",)
     alone = len(prompts) == 1 and not as_json
 
-    def write(number: int, piece: str) -> None:
-        if alone:
-            click.echo(piece, nl=False)
+    begun = False
 
-    if alone:
-        click.echo(prompts[0], nl=False)
+    def write(number: int, piece: str) -> None:
+        nonlocal begun
+        if alone:
+            click.echo(piece if begun else prompts[0] + piece, nl=False)
+            begun = True
+
     texts = generating.continue_texts(
         source, tokenizer, prompts, tokens=tokens, sampling=sampling, seed=seed, window=window, write=write
     )
     if as_json:
         click.echo(json.dumps([asdict(text) for text in texts], indent=1, ensure_ascii=False))
     elif alone:
-        click.echo()
+        click.echo("" if begun else prompts[0])
     else:
         for text in texts:
             click.secho(text.prompt, bold=True, nl=False)
