@@ -287,12 +287,14 @@ def board(paths: Sequence[Path], html: Path | None, match: str | None, title: st
 @click.argument("runs", metavar="RUN [OTHER]", type=FOLDER, nargs=-1, required=True)
 @click.option("-o", "--output", type=FILE, default=Path("report.html"), show_default=True)
 @click.option("--tokens", type=click.IntRange(0), default=50_000, show_default=True, help="Text read closely.")
+@click.option("--costs", type=click.FloatRange(0), default=60.0, show_default=True,
+              help="Seconds for measuring what rounding each tensor costs.")  # fmt: skip
 @json_option
-def report(runs: Sequence[Path], output: Path, tokens: int, as_json: bool) -> None:
+def report(runs: Sequence[Path], output: Path, tokens: int, costs: float, as_json: bool) -> None:
     """One self-contained page on a RUN: curves, bytes, errors, what is hard to predict. Two runs are compared."""
     from golf.publish.report import page as reports
 
-    found = reports.write(runs, output, tokens)
+    found = reports.write(runs, output, tokens, costs)
     if as_json:
         click.echo(json.dumps([reports.values(each) for each in found], indent=1))
         return

@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 import torch
 from chrome import Chrome, check_page
+from scipy.stats import spearmanr
 
 from golf.contracts import DataError
 from golf.data.tokenizer import Tokenizer
+from golf.host import Host
 from golf.pack import container
-from golf.publish.report import anatomy, probe
-from golf.publish.report import page as report
+from golf.publish.report import anatomy, probe, tax
+from golf.publish.report.examine import examine
 from golf.publish.report.probe import Reading
+from golf.publish.use.source import open_source
 from golf.train import checkpoint
 
 # ---------------------------------------------------------------------------------------------------------- the bytes
@@ -50,6 +53,54 @@ def test_plain_rounding_at_as_many_bits():
     assert anatomy.rounded_error(W_RK, None, bits) == pytest.approx(step**2 / 12, rel=0.1)
     assert anatomy.rounded_error(W_RK, torch.eye(512), bits) == anatomy.rounded_error(W_RK, None, bits)
     assert anatomy.rounded_error(torch.zeros(4, 8), None, bits) == 0.0
+
+
+# ----------------------------------------------------------------------------------------------------------- the costs
+
+
+def test_windows_are_spread_over_the_text():
+    rows = tax.windows(np.arange(10_001), 100, 400)
+    assert rows.shape == (40, 101) and rows[0, 0] == 0 and rows[-1, -1] == 10_000
+    assert (rows[:, 1:] == rows[:, :-1] + 1).all() and (rows[1:, 0] > rows[:-1, -2]).all()
+    assert tax.windows(np.arange(30), 100, 400).tolist() == [list(range(30))]  # all there is
+    assert tax.windows(np.arange(10_001), 4096, 2**20).shape == (1, 33)  # 32 predictions of a million tokens
+
+
+def test_what_rounding_costs(three):
+    """Against probabilities in double precision, tensor by tensor; curvature ranks them as they are measured."""
+    source = open_source(three / "1")
+    weights, _ = checkpoint.load_weights(three / "1" / "weights.safetensors")
+    rows = torch.randint(0, 400, (6, 33), generator=torch.Generator().manual_seed(0))
+    model = source.build()
+    model.load_state_dict(weights)
+    how = {"bytes_per_token": 2.0, "host": Host(), "sink": lambda event: None}
+    found = tax.assess(model, source.weights, [rows[:, :-1]], rows, seconds=600, **how)
+    assert set(found.measured) == set(source.weights) and found.tokens == 6 * 32
+    assert all(torch.equal(W, weights[name]) for name, W in model.named_parameters())
+
+    def distribution(changed):
+        model.load_state_dict(weights | changed)
+        with torch.no_grad():
+            return model(rows[:, :-1]).double().log_softmax(-1)
+
+    untouched = distribution({})
+    scale = 1 / (math.log(2) * 2.0 * found.tokens)
+    for name in sorted(found.measured, key=lambda name: -found.measured[name])[:3]:
+        other = distribution({name: source.weights[name]})
+        slow = (untouched.exp() * (untouched - other)).sum().item() * scale
+        assert found.measured[name] == pytest.approx(slow, rel=0.01)
+    other = distribution(source.weights)
+    targets = rows[:, 1:, None]
+    assert found.rise == pytest.approx((untouched - other).gather(-1, targets).sum().item() * scale, rel=0.01)
+    model.load_state_dict(weights)
+    hurried = tax.assess(model, source.weights, [rows[:, :-1]], rows, seconds=0, **how)
+    assert hurried.measured == {} and hurried.together == pytest.approx(found.together)
+
+    draw = torch.Generator().manual_seed(1)
+    noisy = {name: W + 0.01 * torch.randn(W.shape, generator=draw) for name, W in weights.items()}
+    texts = torch.randint(0, 400, (48, 1, 32), generator=draw)
+    costs = tax.assess(model, noisy, texts, rows, seconds=600, **how).costs.values()
+    assert spearmanr([cost.predicted for cost in costs], [cost.measured for cost in costs]).statistic > 0.8
 
 
 # ----------------------------------------------------------------------------------------------------------- the text
@@ -121,7 +172,7 @@ def test_the_scores_are_the_runs(three, golf, tmp_path):
     """Read over the whole text, as the run was scored, it is the run's score."""
     pytest.importorskip("matplotlib")
     (values,) = json.loads(golf("report", three / "2", "-o", tmp_path / "r.html", "--json").stdout)
-    found = report.examine(three / "2", 10**9, lambda event: None)
+    found = examine(three / "2", 10**9, 0, lambda event: None)
     assert found.bpb == pytest.approx(values["result"]["val_bpb"], rel=1e-6)
     assert values["gaps"] == [] and found.calibrated > 0
     weighted = [row for row in values["tensors"] if row["weighted"] and row["role"] == "matrix"]
@@ -153,7 +204,7 @@ def chrome():
 @pytest.mark.parametrize(("width", "dark"), [(400, True), (400, False), (1400, True), (1400, False)])
 def test_the_page_in_a_browser(chrome, page, width, dark):
     check_page(chrome, page, width, dark=dark)
-    assert chrome.ask("document.querySelectorAll('figure svg').length") == 9
+    assert chrome.ask("document.querySelectorAll('figure svg').length") == 10
     headings = chrome.ask("[...document.querySelectorAll('h2')].map((h) => h.textContent)")
     assert headings == [
         "Training", "The ledger", "Where the bytes went", "Every tensor", "What is hard to predict",

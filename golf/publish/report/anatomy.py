@@ -56,6 +56,7 @@ def streams(data: bytes) -> list[StreamBytes]:
         roles = dict.fromkeys(qtensors[name].role if entry.alphabet else part for name, part, _ in arrays)
         names = dict.fromkeys(part for _, part, _ in arrays)
         kind = f"alphabet {entry.alphabet}" if entry.alphabet else entry.type.replace("f", "float").replace("2", "16")
+        kind += f", rows of {entry.width}" if entry.width else ""
         what = f"{', '.join(roles)}: {', '.join(names)}, {kind}" if entry.alphabet else f"{', '.join(names)}, {kind}"
         ideal = sum(array.size * report.entropy(array) / 8 for _, _, array in arrays) if entry.alphabet else 0.0
         symbols = sum(array.size for _, _, array in arrays)

@@ -9,7 +9,7 @@ from golf.publish.report import plots
 from golf.publish.report.probe import Bucket
 
 if TYPE_CHECKING:
-    from golf.publish.report.page import Findings
+    from golf.publish.report.examine import Findings
 
 MOST = 24  # bars of a plot; the table has all
 
@@ -49,8 +49,10 @@ class Plots:
     def _label(self, found: Findings) -> str | None:
         return found.label if len(self._findings) > 1 else None
 
-    def tensor_bytes(self) -> Drawn:
+    def tensor_bytes(self) -> Drawn | None:
         """The largest tensors by their share of the file."""
+        if not self._findings[0].tensors:
+            return None
         return self._bars(
             "bytes", "kilobytes", 1e-3, "Bytes by tensor, largest first: shares of streams, split by entropy."
         )
@@ -86,12 +88,32 @@ class Plots:
             plot.points([row.error for row in rows], ys, 0, "as stored")
             for place, found in enumerate(self._findings[1:], 2):
                 known = {row.name: row.error for row in found.tensors}
-                xs = [known.get(row.name) or float("nan") for row in rows]
+                xs = [_positive(known.get(row.name)) for row in rows]
                 plot.points(xs, ys, place, f"{found.label}, as stored")
             plot.axes.set_xscale("log")
             plot.axes.set_yticks(ys, [row.name for row in rows], fontsize=8)
             plot.axes.invert_yaxis()
             plot.say("error", "", legend=False)
+            plot.figure.legend(loc="outside upper right", fontsize=8, ncols=3)
+        return Drawn(plot.svg, caption)
+
+    def costs(self) -> Drawn | None:
+        """What rounding a tensor was foretold to cost and was measured to, the costliest first."""
+        known = [found.tax.measured if found.tax else {} for found in self._findings]
+        names = sorted(known[0], key=lambda name: -known[0][name])[:MOST]
+        if not names:
+            return None
+        caption = "What rounding one tensor alone costs, foretold by curvature and measured."
+        with self._page.plot(caption, height=0.8 + 0.19 * len(names)) as plot:
+            ys = list(range(len(names)))
+            plot.points([_positive(self._findings[0].tax.costs[name].predicted) for name in names], ys, 1, "foretold")
+            plot.points([_positive(known[0][name]) for name in names], ys, 0, "measured")
+            for place, (found, costs) in enumerate(zip(self._findings[1:], known[1:]), 2):
+                plot.points([_positive(costs.get(name)) for name in names], ys, place, f"{found.label}, measured")
+            plot.axes.set_xscale("log")
+            plot.axes.set_yticks(ys, names, fontsize=8)
+            plot.axes.invert_yaxis()
+            plot.say("bits per byte", "", legend=False)
             plot.figure.legend(loc="outside upper right", fontsize=8, ncols=3)
         return Drawn(plot.svg, caption)
 
@@ -116,3 +138,8 @@ class Plots:
             plot.axes.set_xticks(range(len(labels)), labels, rotation=40, ha="right", fontsize=8)
             plot.say(axis, "bits per byte")
         return Drawn(plot.svg, caption)
+
+
+def _positive(value: float | None) -> float:
+    """For a logarithmic axis, on which nothing is drawn where there is no number."""
+    return value if value else float("nan")
