@@ -75,11 +75,11 @@ def run(recipe: Recipe, job: Job) -> RunResult:
         corpus.draw or corpus.train, seq_len=recipe.train.longest, seed=job.seed, rank=host.rank, world=host.world,
         rows=recipe.train.rows * recipe.train.seq_len // recipe.train.longest, vocab=corpus.vocab,
     )  # fmt: skip
+    late = recipe.quant.rehearse(model, lambda: calibration(corpus, recipe, job), ledger.headroom, recipe.train, host)
     with contextlib.closing(feed):
         trained = engine.fit(
             model, feed, recipe.train, host=host, sink=sink, seed=job.seed, reserve_seconds=reserve,
-            switches={"fake_quant": apply.fake_quantizer(model, recipe.quant)},
-            checkpoint=job.out / CHECKPOINT, resume=job.resume, digest=recipe.digest,
+            switches={"fake_quant": late}, checkpoint=job.out / CHECKPOINT, resume=job.resume, digest=recipe.digest,
         )  # fmt: skip
 
     model.load_state_dict(trained.average)

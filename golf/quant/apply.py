@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from golf.quant.fit import Fitted
 
 
+Switch = Callable[[bool], None]
+
+
 class Method(Protocol):
     """How tensors become codes and back. `name` is its key in METHODS and is written into every QTensor."""
 
@@ -100,6 +103,13 @@ class Plan:
         }
         return self.control if elements < self.small else by_role[role]
 
+    def rehearse(
+        self, model: nn.Module, batches: Callable[[], Iterable[Tensor]], cap: int | None, train: Any, host: Host
+    ) -> Switch:
+        """The switch of late QAT. A plan may aim at the `cap` in bytes: each call of `batches` reads this rank's
+        share of the calibration text anew, `train` says when the switch is on and how long training may take."""
+        return fake_quantizer(model, self)
+
 
 @dataclass(frozen=True, kw_only=True)
 class QuantSpec(Plan):
@@ -161,7 +171,7 @@ def dequantize(qtensors: Mapping[str, QTensor]) -> dict[str, Tensor]:
     return {name: method(qtensor.method).dequantize(qtensor) for name, qtensor in qtensors.items()}
 
 
-def fake_quantizer(model: nn.Module, spec: Plan) -> Callable[[bool], None]:
+def fake_quantizer(model: nn.Module, spec: Plan) -> Switch:
     """A switch for late QAT: on, every hooked layer computes with the weight that export would leave; off, with its
     own. The hooks are pure functions of the weight, so a compiled graph takes them in when it is traced anew."""
     roles = model.roles()

@@ -35,7 +35,7 @@ class Waterfill(OnGrid):
     """Codes on steps of row times column, both from curvature.
 
     step: its square over 24 is what rounding one weight may cost, in nats per token.  bits, k, clip: the grid that
-    late QAT rehearses on, because training has no curvature at hand.
+    late QAT rehearses on, unless the plan is `golf.quant.rehearse.Rehearsed`.
     """
 
     name: ClassVar[str] = "waterfill"
@@ -78,20 +78,25 @@ class Waterfill(OnGrid):
 def round_tensor(W: Tensor, curvature: Curvature, step: float) -> QTensor:
     """One tensor on the steps its curvature asks for; what it meets as a matrix, column by column as GPTQ does."""
     W_RK = as_rows(W).double()
-    rows_R = curvature.rows_R.double()
-    if curvature.inputs_KK is None:
-        rows = _unclipped(exponents(step * rows_R.rsqrt()), W_RK)
-        codes_RK = to_codes(W_RK, power_step(rows)[:, None], WIDE)
-        return _pack(W, codes_RK, {"rows": rows})
-    left_K = torch.empty_like(curvature.factor.dead_K, dtype=torch.float64)
-    left_K[curvature.factor.order_K] = curvature.factor.U_KK.diagonal().square().reciprocal()
-    columns, rows = shares(left_K, rows_R, step)
+    rows, columns = quarters(W_RK, curvature, step)
+    if columns is None:
+        return _pack(W, to_codes(W_RK, power_step(rows)[:, None], WIDE), {"rows": rows})
     steps_K = power_step(columns).double()
-    rows = _unclipped(rows, W_RK / steps_K)
     U_KK = curvature.factor.U_KK / steps_K[curvature.factor.order_K]
     factor = replace(curvature.factor, U_KK=U_KK)
     codes_KR = solve([W_RK / steps_K], [factor], [power_step(rows)[:, None]], WIDE, BLOCK)[0]
     return _pack(W, codes_KR.T, {"rows": rows, "columns": columns})
+
+
+def quarters(W_RK: Tensor, curvature: Curvature, step: float) -> tuple[Tensor, Tensor | None]:
+    """Exponents of the steps of rows [R] and columns [K] as they are stored; None where all columns count the same."""
+    rows_R = curvature.rows_R.double()
+    if curvature.inputs_KK is None:
+        return _unclipped(exponents(step * rows_R.rsqrt()), W_RK), None
+    left_K = torch.empty_like(curvature.factor.dead_K, dtype=torch.float64)
+    left_K[curvature.factor.order_K] = curvature.factor.U_KK.diagonal().square().reciprocal()
+    columns, rows = shares(left_K, rows_R, step)
+    return _unclipped(rows, W_RK / power_step(columns).double()), columns
 
 
 def shares(left_K: Tensor, rows_R: Tensor, step: float) -> tuple[Tensor, Tensor]:
@@ -105,10 +110,10 @@ def _unclipped(rows: Tensor, W_RK: Tensor) -> Tensor:
     return torch.maximum(rows, exponents(W_RK.abs().amax(dim=1) / WIDE.limit) + QUARTERS)
 
 
-def _pack(W: Tensor, codes_RK: Tensor, quarters: Mapping[str, Tensor]) -> QTensor:
+def _pack(W: Tensor, codes_RK: Tensor, steps: Mapping[str, Tensor]) -> QTensor:
     """The codes in bytes where they fit, and the exponents."""
     grid = Grid(8) if codes_RK.numel() and codes_RK.abs().max() <= Grid(8).limit else WIDE
     parts = {"codes": integers(codes_RK, grid).reshape(tuple(W.shape))}
-    parts |= {part: integers(values, Grid(8)) for part, values in quarters.items()}
-    alphabets = {"codes": grid.alphabet} | {part: Grid(8).alphabet for part in quarters}
+    parts |= {part: integers(values, Grid(8)) for part, values in steps.items()}
+    alphabets = {"codes": grid.alphabet} | {part: Grid(8).alphabet for part in steps}
     return QTensor(tuple(W.shape), Waterfill.name, parts, alphabets)

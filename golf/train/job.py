@@ -46,8 +46,7 @@ class Job:
         self._switches = {context(length): partial(self._cut, length) for length in spec.lengths} | dict(switches)
         model.to(host.device).train()
         self.optimizer = Optimizer(model, model.roles(), spec, host)
-        saved = model.state_dict()
-        self._buffers = {name: buffer for name, buffer in model.named_buffers() if name in saved}
+        self._buffers = dict(model.named_buffers())
         values = [bank.values for bank in self.optimizer.banks]
         if host.world > 1:
             for tensor in (*values, *self._buffers.values()):
