@@ -4,7 +4,8 @@
 
 6 layers, 256 wide, 4 M parameters, sequence 512, 8,192 tokens a step, float32, forward, backward and optimizer. Both
 sides start from the same weights and must agree on the loss. The twin takes all 16 rows at once, loops over its
-matrices for Muon and leaves the rest to torch's AdamW. Target: 1.3 times its tokens/s, one thread and two.
+matrices for Muon and leaves the rest to torch's AdamW and fused attention; golf attends in pieces
+(`golf.arch.pieces`). Target: 1.3 times its tokens/s, one thread and two.
 
 Sides take turns and the best round counts. Rates are by the wall clock; the ratio of CPU seconds, which other work
 on the machine disturbs less, stands beside. Compiling takes about a minute per thread count (cached by inductor).
@@ -27,6 +28,7 @@ from eager_twin import Twin
 from torch import Tensor, nn
 
 from golf.arch.families import import_checkpoint
+from golf.arch.pieces import Pieces
 from golf.contracts import Role
 from golf.host import Host
 from golf.train import compiler
@@ -55,6 +57,7 @@ CONFIG = {
     "ve_layers": "4,5",
 }
 Clock = tuple[float, float]
+Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 
 class Batches:
@@ -129,7 +132,7 @@ def products(model: nn.Module) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
             yield torch.randn(tokens, columns), parameter.detach(), torch.randn(tokens, rows)
 
 
-def ceiling(model: nn.Module, rounds: int) -> tuple[float, float]:
+def ceiling(model: nn.Module, attend: Attend, rounds: int) -> tuple[float, float]:
     """(seconds of the step's matrix products alone, seconds of its attention alone), forward and backward."""
     shapes = list(products(model))
 
@@ -143,13 +146,12 @@ def ceiling(model: nn.Module, rounds: int) -> tuple[float, float]:
     q = torch.randn(BATCH, LENGTH, spec.heads, spec.head_dim, requires_grad=True)
     k, v = torch.randn(2, BATCH, LENGTH, spec.kv_heads, spec.head_dim, requires_grad=True).unbind()
 
-    def attend() -> None:
+    def attention() -> None:
         for _ in range(spec.layers):
-            heads = [part.transpose(1, 2) for part in (q, k, v)]
-            y = F.scaled_dot_product_attention(*heads, is_causal=True, enable_gqa=True)
-            torch.autograd.grad(y.sum(), (q, k, v), retain_graph=True)
+            torch.autograd.grad(attend(q, k, v, None).sum(), (q, k, v), retain_graph=True)
 
-    seconds = best(rounds, {"products": multiply, "attention": attend})
+    attention()
+    seconds = best(rounds, {"products": multiply, "attention": attention})
     flops = sum(6 * x.shape[0] * weight.numel() for x, weight, _ in shapes)
     print(f"  matrix products alone: {flops / seconds['products'][0] / 1e9:.0f} GFLOP/s")
     return seconds["products"][0], seconds["attention"][0]
@@ -162,7 +164,7 @@ def measure(threads: int, rows: int, rounds: int, eager_only: bool) -> bool:
     twin = Twin(CONFIG)
     spec = TrainSpec(
         seconds=None, steps=1000, batch_tokens=BATCH * LENGTH, seq_len=LENGTH, rows=rows,
-        matrix=Muon(coefficients="classic"),
+        matrix=Muon(coefficients="classic"), attention=Pieces(),
     )  # fmt: skip
     jobs: dict[str, Job] = {}
     for name in ("eager",) if eager_only else ("eager", "compiled"):
@@ -192,11 +194,12 @@ def measure(threads: int, rows: int, rounds: int, eager_only: bool) -> bool:
         )
     fastest = min(jobs, key=lambda name: clocks[name][0])
     whole, forth_and_back = clocks[fastest][0], clocks["backward"][0]
-    multiply, attend = ceiling(jobs["eager"].model, rounds)
+    attend = Pieces().attend if fastest == "eager" else compiler.compiled(Pieces().attend)
+    multiply, attention = ceiling(jobs["eager"].model, attend, rounds)
     parts = {
         "matrix products": multiply,
-        "attention": attend,
-        "all else in forward and backward": forth_and_back - multiply - attend,
+        "attention": attention,
+        "all else in forward and backward": forth_and_back - multiply - attention,
         "optimizer and average": whole - forth_and_back,
     }
     print(f"  where the {fastest} step goes: " + ", ".join(f"{n} {s / whole:.0%}" for n, s in parts.items()))

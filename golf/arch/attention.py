@@ -6,6 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# What `attend` does instead while a training step wants it (`golf.arch.pieces`).
+chosen = None
+
 
 def bias(starts_BT: Tensor | None, time: int, tail: int, like: Tensor) -> Tensor | None:
     """What to add to the scores of the last `tail` of `time` positions: 0 where a key may be seen, else -inf.
@@ -52,6 +55,8 @@ def attend(q_BTHD: Tensor, k_BSGD: Tensor, v_BSGD: Tensor, bias: Tensor | None) 
     """
     if callable(bias):
         return bias(q_BTHD, k_BSGD, v_BSGD)
+    if chosen:
+        return chosen(q_BTHD, k_BSGD, v_BSGD, bias)
     q_BHTD, k_BGSD, v_BGSD = (part.transpose(1, 2) for part in (q_BTHD, k_BSGD, v_BSGD))
     group = q_BHTD.shape[1] // k_BGSD.shape[1]
     if group > 1 and bias is not None and bias.is_cuda:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, Protocol
 
@@ -63,7 +64,8 @@ class Job:
         ids_BT, targets_BT = (
             each.to(device, non_blocking=True).reshape(-1, self._seq_len) for each in (ids_BT, targets_BT)
         )
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        way = self.spec.attention.on(device) if self.spec.attention else nullcontext()
+        with way, torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
             return self.loss(ids_BT, targets_BT)
 
     def backward(self) -> tuple[Tensor, float]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+import torch
 
 from golf.contracts import SpecError
 
@@ -74,6 +77,14 @@ class Schedule(Protocol):
         ...
 
 
+class Attention(Protocol):
+    """Another way to compute attention while training, for machines that torch's fused kernel does not suit."""
+
+    def on(self, device: torch.device) -> AbstractContextManager[None]:
+        """Models that run inside attend in this way, if it is one for this kind of device."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A stretch of training from `begin`, a share of the budget, to where the next one begins.
@@ -116,6 +127,7 @@ class TrainSpec:
     min_lr: floor of the fall, as a share of the peak.  grad_clip: largest global gradient norm; 0 for none.
     schedule: another course of the learning rate, in the place of these three (`golf.train.curves`).
     explode: the run stops when the smoothed loss exceeds this many times the first loss.
+    attention: another way to compute it, such as `golf.arch.pieces`; None: torch's fused kernel.
     compile: "auto" compiles where it pays and says what it chose.
     warmup_steps: untimed visits to every graph of the schedule, undone before the clock starts.
     """
@@ -137,6 +149,7 @@ class TrainSpec:
     schedule: Schedule | None = None
     grad_clip: float = 0.3
     explode: float = 2.0
+    attention: Attention | None = None
     compile: Literal["auto", "on", "off"] = "auto"
     warmup_steps: int = 2
     checkpoint_seconds: float = 60.0
