@@ -173,6 +173,7 @@ class Loop:
         while not self._spent():
             self._progress = max(self._progress, self._share())
             if job.enter(schedule.switches_at(self._progress, spec.stages)):
+                clock.read()  # what a switch takes to turn is no step's time
                 emit(self._sink, "stage", step=job.step, progress=self._progress, on=sorted(job.on))
             self._lr_scale = schedule.lr_scale(job.step, self._progress, spec)
             stats = job.advance(self._lr_scale)

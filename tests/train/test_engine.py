@@ -263,6 +263,20 @@ def test_a_step_too_long_for_the_budget_is_told_before_it_runs(monkeypatch):
         timed(monkeypatch, 3.0, reserve=3.0)
 
 
+def test_the_time_a_switch_takes_is_no_steps(monkeypatch):
+    """Or the run would end early, keeping as long free for its last step."""
+    model = Toy()
+    fake = quantizer(model)
+
+    def slow(on):
+        engine.time.monotonic.seconds += 5.0 * on
+        fake(on)
+
+    stages, given = (Stage(begin=0.7, fake_quant=True),), {"switches": {"fake_quant": slow}}
+    trained = timed(monkeypatch, 30.0, given=given, model=model, steps=None, stages=stages)
+    assert trained.steps == 24 and 28.9 < trained.seconds <= 30.0
+
+
 # ---------------------------------------------------------------------------------------------- divergence
 
 
