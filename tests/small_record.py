@@ -30,7 +30,7 @@ RECIPE = Recipe(
                     head=AdamW(lr=0.01), embed=AdamW(lr=0.01), control=AdamW(lr=0.01), checkpoint_seconds=0),
     quant=QuantSpec(matrix=GPTQ(bits=6), head=GPTQ(bits=8, k=20.0), embed=RoundNearest(bits=8, k=20.0),
                     control=Keep("float16"), calibration=Calibration(sequences=8, rows=4)),
-    pack=PackSpec(codec=Zstd()),
+    pack=PackSpec(codec=Zstd(), script="plain"),  # at once: the dense one has tests of its own
     eval=SlidingWindow(window=32, stride=8, batch_tokens=1024),
 )
 '''

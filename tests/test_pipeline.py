@@ -155,7 +155,7 @@ def test_the_pr1361_record_runs_small_on_published_shards(root, shared, tmp_path
     small = (
         "train.seconds=none train.steps=4 train.seq_len=64 train.rows=4 train.batch_tokens=1024 train.warmup_steps=1 "
         "model.layers=4 model.dim=128 model.bigram.rows=128 model.bigram.dim=16 "
-        f"quant.calibration.sequences=16 eval.window=64 eval.stride=32 data.folder={tmp_path}"
+        f"quant.calibration.sequences=16 eval.window=64 eval.stride=32 pack.script=plain data.folder={tmp_path}"
     )
     record = root / "records" / "10min_16mb" / "2026-11-21_pr1361"
     words = ["run", str(record), "--out", str(tmp_path / "out"), *(f"--set={text}" for text in small.split())]

@@ -41,9 +41,13 @@ ALWAYS_ALLOWED = 1 << 24
 
 @dataclass(frozen=True, kw_only=True)
 class PackSpec:
-    """How streams become bytes. The codec's name is written beside each stream, so any artifact can be read."""
+    """How streams become bytes. The codec's name is written beside each stream, so any artifact can be read.
+
+    script: how the one-file script is written: "dense" takes the fewest bytes, and many seconds to write and several
+    to unpack; "plain" takes a quarter more and no time, for sweeps and short runs."""
 
     codec: Codec = field(default_factory=Zstd)
+    script: str = "dense"
 
 
 def dump(qtensors: Mapping[str, QTensor], header: Mapping[str, Any], spec: PackSpec) -> bytes:

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from golf.cli import cli
 from golf.contracts import SpecError
 from golf.publish.bundle import coder
-from golf.publish.bundle.one_file import Bundle, build, bundle
+from golf.publish.bundle.one_file import WRITTEN, Bundle, build, bundle
 
 ROOT = Path(__file__).resolve().parents[2]
 RECORDS = sorted(ROOT.glob("records/**/recipe.py"))
@@ -110,7 +110,7 @@ def test_same_sources_same_bytes_on_any_path_and_hash_seed(tmp_path):
     made = make(tmp_path / "a", PLAIN)
     assert make(tmp_path / "elsewhere" / "b", PLAIN).code == made.code
     script = (
-        "import sys; from pathlib import Path; from golf.publish.bundle.one_file import build\n"
+        "import sys; from pathlib import Path; from golf.publish.bundle.one_file import WRITTEN, build\n"
         f"sys.stdout.buffer.write(build({RECIPE!r}, entry='mini.entry', source=Path(sys.argv[1])).code)"
     )
     for hash_seed in ("1", "2"):
@@ -204,7 +204,7 @@ def add_one(pointer, count, BLOCK: tl.constexpr):
     work = "from mini.room import kernel\ndef report(spec):\n    return kernel.add_one\n"
     texts = []
     keep = coder.self_expanding
-    monkeypatch.setattr(coder, "self_expanding", lambda text: texts.append(text) or keep(text))
+    monkeypatch.setitem(WRITTEN, "dense", lambda text: texts.append(text) or keep(text))
     made = make(tmp_path, PLAIN | {"room/work": work, "room/kernel": kernel})
     assert "triton" in made.packages
     assert "BLOCK:tl.constexpr" in texts[0] and "offsets=tl.arange(0,BLOCK)" in texts[0]
@@ -329,8 +329,9 @@ TWO_RANKS = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", [ALONE, TWO_RANKS], ids=["alone", "two ranks"])
 def test_a_bundle_scores_what_the_library_does_bit_for_bit(record, tmp_path, launcher):
-    """The same artifact and the same result, but for what a clock measures."""
-    steps = ["--set", "train.steps=4", "--out", str(tmp_path / "library")]
+    """The same artifact and the same result, but for what a clock measures. One is dense, as in a submission."""
+    script = "dense" if launcher == ALONE else "plain"
+    steps = ["--set", "train.steps=4", "--set", f"pack.script={script}", "--out", str(tmp_path / "library")]
     if launcher == ALONE:
         done = CliRunner().invoke(cli, ["run", str(record), *steps])
         assert done.exit_code == 0, done.output

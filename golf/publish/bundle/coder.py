@@ -15,6 +15,7 @@ and exponentials, so every machine predicts the same.
 from __future__ import annotations
 
 import base64
+import lzma
 import zlib
 from functools import lru_cache
 from typing import Any
@@ -83,6 +84,12 @@ def self_expanding(text: str) -> str:
     program = base64.b85encode(zlib.compress(DECODE.encode(), 9)).decode()
     unpack = f'import base64,zlib\nP=zlib.decompress(base64.b85decode("{program}")).decode()\n'
     return f'{unpack}{_UNROLL}T,_=run({len(text)},iter(b"{encode(text)}"),0)\n'
+
+
+def compressed(text: str) -> str:
+    """The same by LZMA: at once, in a quarter more characters."""
+    packed = base64.b85encode(lzma.compress(text.encode(), format=lzma.FORMAT_ALONE, preset=9)).decode()
+    return f'import base64,lzma\nT=lzma.decompress(base64.b85decode("{packed}")).decode()\n'
 
 
 @lru_cache(maxsize=4)  # seconds of work, and seeds of one recipe share it

@@ -42,6 +42,9 @@ if __name__=="__main__":
 """
 
 
+WRITTEN = {"dense": coder.self_expanding, "plain": coder.compressed}  # the recipe's `pack.script`
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bundle:
     """code: the whole script.  sizes: minified bytes of each module inside, before compression.
@@ -60,21 +63,25 @@ def bundle(recipe: Path, *, overrides: Sequence[str] = ()) -> Bundle:
     """The script that runs a recipe (a record folder or its `recipe.py`) without golf being installed.
 
     overrides: `path=value` texts; the script's recipe has these values for good.
-    Raises SpecError for a recipe that cannot be read or spelled, and what `build` raises.
+    The recipe's `pack.script` says how dense it is. Raises SpecError for a recipe that cannot be read or spelled, and
+    what `build` raises.
     """
     file = recipe / "recipe.py" if recipe.is_dir() else recipe
     value = recipes.assign(recipes.load(file), overrides)
-    return build(spell.module_text(value, file.read_text(encoding="utf-8"), RECORD))
+    text = spell.module_text(value, file.read_text(encoding="utf-8"), RECORD)
+    return build(text, written=value.pack.script)
 
 
-def build(record: str, *, entry: str = "golf.entry", source: Path = SOURCE) -> Bundle:
+def build(record: str, *, entry: str = "golf.entry", source: Path = SOURCE, written: str = "dense") -> Bundle:
     """The script that calls `main(RECIPE, arguments, path of the script)` of the module `entry`.
 
-    record: text of a module that defines RECIPE.  source: the folder that holds the entry's package. The same
-    sources give the same bytes, on any machine.
+    record: text of a module that defines RECIPE.  source: the folder that holds the entry's package.
+    written: a name in WRITTEN. The same sources give the same bytes, on any machine.
     Raises SpecError when a module is missing, or belongs to golf's outer rooms or to a package that no
     submission may need.
     """
+    if written not in WRITTEN:
+        raise SpecError(f"pack.script={written!r} is no way to write a script; there are {' and '.join(WRITTEN)}")
 
     def is_package(name: str) -> bool:
         return name != RECORD and source.joinpath(*name.split(".")).is_dir()
@@ -94,7 +101,7 @@ def build(record: str, *, entry: str = "golf.entry", source: Path = SOURCE) -> B
     texts = {name: text for name, text in texts.items() if text}  # an empty package is known by its modules
     importer = _IMPORTER.format(package=entry.partition(".")[0], script=SCRIPT, entry=entry, record=RECORD)
     text = "\0".join([importer, *(f"{name}\n{text}" for name, text in texts.items())])
-    code = coder.self_expanding(text) + 'exec(T.split("\\0")[0])\n'
+    code = WRITTEN[written](text) + 'exec(T.split("\\0")[0])\n'
     sizes = {name: len(text.encode()) for name, text in texts.items()}
     return Bundle(code=code.encode(), sizes=sizes, packages=tuple(sorted(reach.externals)))
 
