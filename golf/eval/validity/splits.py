@@ -7,12 +7,6 @@ passage of twice the length is found wherever it lies, and memory does not grow 
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import io
-import lzma
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -31,8 +25,6 @@ KEPT = 1 << 22
 # A document counts as copied when this share of its shingles, or this many in a row, lie in the training text. Single
 # passages are quotations and boilerplate, and are reported.
 COPIED_SHARE, COPIED_RUN = 0.5, 8
-# Passages of SHINGLE bytes of text that have to lie in a file before it counts as carrying the text.
-CARRIED = 8
 
 
 @dataclass
@@ -157,39 +149,6 @@ def disjoint(
         f"{read:,} training tokens: no document copied, {int(hit.sum()):,} single passages shared"
     )
     return passed("D1", why, shared=int(hit.sum()))
-
-
-def carried(files: dict[str, bytes], text: bytes, tokens: np.ndarray) -> Verdict:
-    """D1 of the artifact: no passage of the validation text lies in it, as text or as tokens, packed or not."""
-    words = weights()
-    as_text = np.frombuffer(text, np.uint8).astype(np.uint16)
-    for form, sequence in (("text", as_text), ("16-bit tokens", np.asarray(tokens, np.uint16))):
-        held = shingles([(0, sequence)], words)
-        for name, data in files.items():
-            for inside in (data, *unpacked(data)):
-                symbols = np.frombuffer(inside, np.uint8).astype(np.uint16)
-                forms = [symbols] if form == "text" else [
-                    np.frombuffer(inside[shift : len(inside) - (len(inside) - shift) % 2], "<u2") for shift in (0, 1)
-                ]  # fmt: skip
-                for candidate in forms:
-                    hit, _, _ = scan(held, [candidate], words)
-                    found = int(hit.sum())
-                    if found >= (CARRIED if form == "text" else 2):
-                        why = f"{name} holds {found} passages of the validation text as {form}"
-                        return failed("D1", why, file=name, numbers=[found, 0])
-    return passed("D1", f"no passage of the validation text in {len(files)} files of the submission")
-
-
-def unpacked(data: bytes) -> Iterator[bytes]:
-    """What a file holds if it is a zip archive, or compressed as a whole."""
-    for decompress in (zlib.decompress, gzip.decompress, bz2.decompress, lzma.decompress):
-        try:
-            yield decompress(data)
-        except (ValueError, OSError, EOFError, lzma.LZMAError, zlib.error):
-            continue  # something else, then
-    if zipfile.is_zipfile(io.BytesIO(data)):
-        with zipfile.ZipFile(io.BytesIO(data)) as bag:
-            yield from (bag.read(name) for name in bag.namelist())
 
 
 def _longest(held: Shingles, hit: np.ndarray, document: int) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from golf.contracts import PredictorError
-from golf.eval.validity import accounting, splits
+from golf.eval.validity import accounting, carried, splits
 from golf.eval.validity.accounting import Document
 from golf.eval.validity.verdict import Verdict, failed, unchecked
 from golf.publish.verify.remote import Remote
@@ -68,12 +68,12 @@ def _carried(subject: Subject) -> Verdict:
     files = {
         name: source if isinstance(source, bytes) else source.read_bytes()
         for name, source in subject.files.items()
-        if name not in subject.ours and not name.startswith("golf/") and not name.endswith(".model")
+        if name not in subject.ours and not name.startswith("golf/")
     }
     files |= {name: text.encode() for name, text in subject.sources.items()}
     tokens = np.asarray(subject.tokens[:CARRIED_TOKENS])
     text = "".join(_spelled(subject, part) for _, part in splits.split_documents(tokens, subject.bos)).encode()
-    return splits.carried(files, text, tokens)
+    return carried.carried(files, text, tokens)
 
 
 def _spelled(subject: Subject, tokens: np.ndarray) -> str:

@@ -22,7 +22,7 @@ def loop(
     """The submission's own scoring loop as a black box, where it has one."""
     if not subject.loop or subject.tokens is None:
         return
-    with process.opened(subject.loop, subject.files, "own loop") as remote:
+    with process.opened(subject.loop, "own loop", probe=True) as remote:
         if remote is None or not remote.about["evaluate"]:
             return
         try:
@@ -34,9 +34,9 @@ def loop(
 def _black_box(
     subject: Subject, process: Scoring, remote: Remote, tier: Any, draw: np.random.Generator, facts: dict[str, Any]
 ) -> Iterator[Verdict]:
-    length = min(facts.get("excerpt_targets", 256), 512 if subject.kind == "foreign" else 4096)
+    length = min(facts.get("probe_targets", 256), 512 if subject.kind == "foreign" else 4096)
     # A stream that has documents in it, so that what goes by documents shows.
-    least = facts.get("least", 6)
+    least = facts.get("probe_least", 6)
     pieces = causality.excerpts(subject.tokens, subject.bos, [length, length, length], draw)
     piece = max(pieces[:2] + pieces[2:], key=lambda each: (len(each.edges) > 2, len(each.tokens)))
     vocab = len(subject.table.bytes_V) if subject.table is not None else int(np.max(subject.tokens)) + 1
@@ -47,11 +47,11 @@ def _black_box(
     begin = time.monotonic()
     positions, nats = evaluate(piece.tokens)
     seconds, base = time.monotonic() - begin, evaluator.by_position((positions, nats), len(piece.targets))
-    facts["seconds_per_loop"] = seconds * length / len(piece.targets)
+    facts["seconds_per_loop"] = seconds * facts.get("excerpt_targets", length) / len(piece.targets)
     yield evaluator.once(positions, len(piece.targets))
     yield evaluator.in_order(evaluate, piece, positions, subject.bos, draw)
     yield from evaluator.flips(evaluate, piece, base, vocab, draw, Budget(tier.probe, least))
-    with process.opened(subject.entry, subject.files, "predictor beside the loop") as predictor:
+    with process.opened(subject.entry, "predictor beside the loop", probe=True) as predictor:
         if predictor is None or not predictor.scores:
             yield unchecked("C2b", "the submission gives no distribution its charges could be read off")
             return

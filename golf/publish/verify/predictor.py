@@ -11,7 +11,7 @@ import numpy as np
 from golf.contracts import PredictorError
 from golf.eval.validity import accounting, causality, driver, recording
 from golf.eval.validity.causality import Excerpt
-from golf.eval.validity.verdict import Budget, Verdict, beside_the_point, failed, unchecked
+from golf.eval.validity.verdict import Budget, Verdict, beside_the_point, failed, passed, unchecked
 from golf.publish.verify.process import Scoring
 from golf.publish.verify.remote import Remote
 from golf.publish.verify.subject import Subject
@@ -30,7 +30,7 @@ def predictor(
     if not subject.entry or subject.tokens is None:
         yield from (unchecked(check, subject.no_tokens) for check in CHECKS)
         return
-    with process.opened(subject.entry, subject.files, "predictor") as remote:
+    with process.opened(subject.entry, "predictor", probe=True) as remote:
         if remote is None:
             yield from (unchecked(check, process.broken) for check in CHECKS)
             return
@@ -51,9 +51,13 @@ def _probe(
 ) -> Iterator[Verdict]:
     artifact, tokens = subject.artifact, subject.tokens
     length, seconds = affordable(remote, artifact, subject, tier)
-    facts["excerpt_targets"], facts["seconds_per_excerpt"] = length, seconds
     stretch = driver.STRETCH if hasattr(remote, "logprobs") else None
-    least = facts["least"] = max(FEW, min(MANY, int(LEAST_SECONDS / max(seconds, 1e-3))))
+    least = max(FEW, min(MANY, int(LEAST_SECONDS / max(seconds, 1e-3))))
+    facts |= {"probe_targets": length, "probe_least": least}
+    # What a whole excerpt of the score takes: at least as many times longer as it is.
+    times = subject.context / length if subject.probe else 1
+    facts |= {"excerpt_targets": round(length * times), "seconds_per_excerpt": seconds * times}
+    facts["least"] = max(FEW, min(MANY, int(least / times)))
     pieces = causality.excerpts(tokens, subject.bos, [length] * (2 if least == FEW else 4), draw)
     # New to the process, so before anything else looks at them.
     yield recording.repeat(remote, artifact, pieces[-1], stretch)
@@ -72,6 +76,9 @@ def _probe(
     yield from recording.flips(remote, artifact, pieces[0], bases[0], draw, Budget(tier.probe / 2, least))
     yield from _adapting(subject, remote, tier, length, draw)
     yield from causality.isolation(remote, artifact, pieces, subject.isolated, draw)
+    if subject.probe:
+        words = f"through windows of {subject.probe} of {subject.context:,} tokens, as this tier has time for"
+        yield from (passed(check, words) for check in ("C1a", "C1b", "C2c", "C3a", "C3c"))
     yield _bytes_too(subject, remote, pieces[0])
 
 
@@ -118,7 +125,8 @@ def affordable(remote: Remote, artifact: str, subject: Subject, tier: Any) -> tu
     """
     chosen, form = (16, 0.0), causality.rows if hasattr(remote, "logprobs") else causality.steps
     # Of golf's own it is known how long a window is.
-    lengths = (min(subject.context, 4096),) if subject.context else (16, 64, 256, 1024)
+    known = subject.probe or subject.context
+    lengths = (min(known, 4096),) if known else (16, 64, 256, 1024)
     for length in lengths:
         piece = np.asarray(subject.tokens[: length + 1], np.int64)
         if len(piece) < 3 or (length <= chosen[0] and chosen[1]):
@@ -134,7 +142,7 @@ def affordable(remote: Remote, artifact: str, subject: Subject, tier: Any) -> tu
 
 def _beyond(subject: Subject, length: int, seconds: float, tier: Any) -> int:
     """Targets of an excerpt that goes past the predictor's first window, if that is affordable."""
-    window = subject.context
+    window = subject.probe or subject.context
     if window is None or window >= len(subject.tokens) - 2 or length < window // 2:
         return 0
     return window + 32 if 4 * seconds < tier.probe else 0

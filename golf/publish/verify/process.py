@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import os
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from golf.contracts import PredictorError
 from golf.eval.validity import access, artifact
 from golf.eval.validity.verdict import Status, Verdict, failed, passed, unchecked
 from golf.publish.verify import sandbox
+from golf.publish.verify.ours import PROBE
 from golf.publish.verify.remote import Remote
 from golf.publish.verify.subject import Subject
 
@@ -31,8 +32,14 @@ class Scoring:
         self.broken, self.isolation, self.clean = "", "", sandbox.INSIDE
 
     @contextmanager
-    def opened(self, entry: str, files: Mapping[str, Path | bytes], what: str) -> Iterator[Remote | None]:
-        """A new process on `files`; None when the submission cannot even be loaded and opened in it."""
+    def opened(self, entry: str, what: str, *, probe: bool = False) -> Iterator[Remote | None]:
+        """A new process; None when the submission cannot even be loaded and opened in it.
+
+        probe: look through shorter windows where the subject says so.
+        """
+        files = dict(self.subject.files)
+        if probe and self.subject.probe:
+            files[PROBE] = json.dumps({"window": self.subject.probe}).encode()
         try:
             remote = Remote(entry, files, threads=self.threads, environment=self.subject.environment)
         except PredictorError as error:
@@ -68,7 +75,7 @@ class Scoring:
             # What lies beside the submission and was not named did not come along, but it was asked for.
             if name in there or (home is not None and (home / name).is_file()):
                 self.read.add(name)
-        self.read -= self.subject.ours
+        self.read -= {*self.subject.ours, PROBE}
 
     def failure(self, error: PredictorError) -> Verdict:
         """A process that ended, or an answer that is none, while checks were under way."""

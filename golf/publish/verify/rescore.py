@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from golf.contracts import PredictorError
-from golf.eval.validity import causality, claims, driver, evaluator, recording
+from golf.eval.validity import causality, claims, driver, evaluator
 from golf.eval.validity.causality import Excerpt
 from golf.eval.validity.recording import Masses
-from golf.eval.validity.verdict import Verdict, failed, passed, unchecked
+from golf.eval.validity.verdict import Budget, Verdict, failed, passed, unchecked
 from golf.publish.verify.predictor import FEW
 from golf.publish.verify.process import Scoring
 from golf.publish.verify.remote import Remote
@@ -54,7 +54,7 @@ def _scored(
         expected = {DRIVER: whole * facts["seconds_per_excerpt"]}
         expected |= {LOOP: whole * facts["seconds_per_loop"]} if has_loop else {}
     else:
-        with process.opened(subject.entry, subject.files, "trial") as remote:
+        with process.opened(subject.entry, "trial") as remote:
             names = [LOOP, DRIVER] if has_loop else [DRIVER]
             expected = {name: _expected(remote, subject, tokens, name) for name in names}
     facts |= {f"seconds_expected_{name.replace(' ', '_')}": seconds for name, seconds in expected.items()}
@@ -80,7 +80,7 @@ def _scored(
         yield evaluator.read_off(*_first(charged, len(recorded)), recorded, tokens)
     elif recorded is None:
         reason = f"scoring all {total:,} targets would take {min(expected.values()):,.0f} s or more"
-        yield from _sample(subject, process, pieces, reason)
+        yield from _sample(subject, process, pieces, reason, draw)
 
 
 def _counted(subject: Subject, total: int) -> Iterator[Verdict]:
@@ -108,7 +108,7 @@ def _expected(remote: Remote, subject: Subject, tokens: np.ndarray, what: str) -
 
 
 def _loop(subject: Subject, process: Scoring, tokens: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], float]:
-    with process.opened(subject.entry, subject.files, "own loop, everything") as remote:
+    with process.opened(subject.entry, "own loop, everything") as remote:
         if remote is None:
             raise PredictorError(process.broken)
         begin = time.monotonic()
@@ -132,7 +132,7 @@ def _clock(subject: Subject, seconds: float) -> Iterator[Verdict]:
 
 
 def _drive(subject: Subject, process: Scoring, tokens: np.ndarray, masses: Masses) -> np.ndarray:
-    with process.opened(subject.entry, subject.files, "through the driver, everything") as remote:
+    with process.opened(subject.entry, "through the driver, everything") as remote:
         if remote is None:
             raise PredictorError(process.broken)
         return _losses(remote, subject, tokens, masses)
@@ -161,13 +161,29 @@ def _agree(subject: Subject, loss: float, total: int, what: str) -> Iterator[Ver
     yield Verdict("C4b", again.status, f"one sum: {again.why}", again.evidence)
 
 
-def _sample(subject: Subject, process: Scoring, pieces: list[Excerpt], reason: str) -> Iterator[Verdict]:
+def _sample(
+    subject: Subject, process: Scoring, pieces: list[Excerpt], reason: str, draw: np.random.Generator
+) -> Iterator[Verdict]:
     """S4 from excerpts spread over the split."""
     if subject.claim is None or subject.claim.val_loss is None:
         yield unchecked("S4", f"no loss is stated, and {reason}")
         return
-    with process.opened(subject.entry, subject.files, "sample") as remote:
+    with process.opened(subject.entry, "sample") as remote:
         if remote is None:
             raise PredictorError(process.broken)
-        means = [float(_losses(remote, subject, piece.tokens, recording.Masses()).mean()) for piece in pieces]
+        masses = Masses()
+        means = [float(_losses(remote, subject, piece.tokens, masses).mean()) for piece in pieces]
+        yield masses.verdict()
+        yield from _whole_window(subject, remote, pieces[0], draw)
     yield claims.sampled(subject.claim.val_loss, means, len(means), reason)
+
+
+def _whole_window(
+    subject: Subject, remote: Remote, piece: Excerpt, draw: np.random.Generator
+) -> Iterator[Verdict]:
+    """C1a, C1b and C2c once as far back as the predictor looks, where all else was tried in shorter windows."""
+    if not subject.probe:
+        return
+    base, once = [causality.rows(remote, subject.artifact, piece.tokens)], Budget(0.0, 1)
+    yield from causality.later_tokens(remote, subject.artifact, [piece], base, draw, once)
+    yield from causality.step_equals_stretch(remote, subject.artifact, [piece], base, draw, once)

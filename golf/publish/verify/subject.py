@@ -29,6 +29,8 @@ class Subject:
     counted, shown: bytes by file, those under the cap and those that are free.
     tokens: the validation stream.  raw: its documents' texts.  train: arrays of training tokens; train_tokens: how
         many, about.
+    context: tokens its predictions look back at, where that is known.  probe: at how many of them to stop while looking
+        for what moves with what; None: look through all of them.
     claim: what is stated of the artifact at hand.  seeds: of every seed.
     """
 
@@ -52,6 +54,7 @@ class Subject:
     bos: int = 1
     isolated: bool = False
     context: int | None = None
+    probe: int | None = None
     table: ByteTable | None = None
     pieces: list[Piece] = field(default_factory=list)
     speaker: Tokenizer | None = None

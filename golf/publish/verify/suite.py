@@ -13,6 +13,7 @@ import numpy as np
 
 from golf.contracts import DataError, Sink, emit
 from golf.eval.validity.verdict import Status, Verdict, merge, unchecked
+from golf.publish.files import RESULT
 from golf.publish.verify import data as verify_data
 from golf.publish.verify import foreign as verify_foreign
 from golf.publish.verify import loop as verify_loop
@@ -29,7 +30,8 @@ from golf.publish.verify.subject import Subject
 class Tier:
     """How long to look. probe: seconds for the checks of one kind by perturbation.  rescore: a whole scoring that is
     expected to take longer is replaced by a sample.  scan: seconds for reading the training text.  retrain: run the
-    training script for a few steps under watch."""
+    training script for a few steps under watch.  window: golf's own models look no farther back while it is tried what
+    their predictions depend on, but for one excerpt (None: always as far as they do)."""
 
     name: str
     runs: bool = True
@@ -37,13 +39,14 @@ class Tier:
     rescore: float = 40.0
     scan: float = 15.0
     retrain: bool = False
+    window: int | None = None
 
 
 TIERS = {
     tier.name: tier
     for tier in (
         Tier(name="static", runs=False, probe=0.0, rescore=0.0, scan=0.0),
-        Tier(name="quick", probe=4.0, rescore=55.0, scan=15.0),
+        Tier(name="quick", probe=4.0, rescore=45.0, scan=15.0, window=256),
         Tier(name="full", probe=60.0, rescore=36_000.0, scan=36_000.0, retrain=True),
     )
 }
@@ -69,12 +72,12 @@ def open_subject(path: Path, data: Path | None = None, seed: int | None = None) 
     """A golf run, a golf submission, or a foreign folder with a manifest. Raises DataError for anything else."""
     if (path / verify_foreign.MANIFEST).is_file():
         return verify_foreign.open_foreign(path)
-    if (path / verify_runs.RESULT).is_file():
+    if (path / RESULT).is_file():
         return verify_runs.open_run(path, data)
     if (path / verify_runs.METADATA).is_file():
         return verify_runs.open_submission(path, data, seed)
     raise DataError(
-        f"{path} holds neither {verify_runs.RESULT} (a run) nor {verify_runs.METADATA} (a submission) nor "
+        f"{path} holds neither {RESULT} (a run) nor {verify_runs.METADATA} (a submission) nor "
         f"{verify_foreign.MANIFEST}; describe a foreign submission in the last, see docs/verify.md"
     )
 
@@ -84,6 +87,8 @@ def verify(subject: Subject, tier: Tier, sink: Sink, *, draw_seed: int = 0) -> R
     begin = time.monotonic()
     facts: dict[str, Any] = {"isolation": "the submission was not run"}
     verdicts = list(verify_static.checks(subject))
+    if tier.window and subject.kind != "foreign" and (subject.context or 0) > tier.window:
+        subject.probe = tier.window
     stages: list[tuple[str, Callable[[], Iterator[Verdict]]]] = [
         ("bytes", lambda: verify_data.accounting_checks(subject, facts)),
         ("split", lambda: verify_data.split_checks(subject, tier.scan)),
