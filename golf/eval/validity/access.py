@@ -17,7 +17,13 @@ CHILDREN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.sp
 UNSAFE = {"pickle.find_class": "unpickles a class", "marshal.loads": "loads marshalled code",
           "shelve.open": "opens a shelf"}  # fmt: skip
 # Of the machine, not of anybody's work: what any Python process may look at.
-SYSTEM = ("/worker.py", "/proc/", "/sys/", "/dev/", "/etc/", "/usr/", "/lib/", "/lib64/", "/bin/", "/opt/", "/run/")
+SYSTEM = ("/worker.py", "/proc/", "/sys/", "/etc/")
+DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/std", "/dev/fd",
+           "/dev/nvidia", "/dev/dri", "/dev/kfd", "/dev/cpu")  # fmt: skip
+# Programs and libraries of the system; of what lies among them, code, and what libraries know of the world.
+INSTALLED = ("/usr/", "/lib/", "/lib64/", "/bin/", "/sbin/", "/opt/", "/run/")
+KNOWLEDGE = ("zoneinfo", "locale", "mime", "terminfo", "ssl", "ca-certificates", "include", "gcc", "cuda", "nvidia")
+CODE = (".so", ".py", ".pyc", ".pyd", ".h", ".conf", ".cfg", ".pth", ".a", ".o")
 # What launchers set, and what libraries read on their own.
 LAUNCHER = frozenset(
     "RANK WORLD_SIZE LOCAL_RANK LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT CUDA_VISIBLE_DEVICES OMP_NUM_THREADS "
@@ -48,16 +54,25 @@ def smuggling(
     submission states, which are counted.
     """
     events, documented = list(events), set(documented)
-    read = 0
+    read, written = 0, set()
     for event in events:
         name, path = event["event"], event["path"]
         if name in ("open", "ctypes.dlopen", "sqlite3.connect", "os.listdir", "mmap") and path.startswith("/"):
-            verdict = _file(event, clean, prefixes, packaged)
+            verdict = None if path in written else _file(event, clean, prefixes, packaged)
             if verdict is not None:
                 return [verdict]
             read += 1
+            if event.get("write"):
+                written.add(path)
         elif name in CHILDREN:
             return [failed("A3", f"starts another process: {name} {path}", where=event.get("where", ""))]
+        elif name in ("child", "ctypes.dlsym"):
+            what = f"calls {path} past the interpreter" if name == "ctypes.dlsym" else f"has started {path}, unseen"
+            return [failed("A3", what, where=event.get("where", ""))]
+        elif name == "blind":
+            return [failed("A3", "what it opens was no longer seen: it has put out the hook that watches it")]
+        elif name in ("os.truncate", "os.getxattr", "os.listxattr"):
+            return [failed("A3", f"{name} {path}: looks for what no file's bytes count", where=event.get("where", ""))]
         elif name in UNSAFE:
             what = f"{UNSAFE[name]} ({path})" if path else UNSAFE[name]
             return [failed("A5", f"while it loads or scores, {what}", where=event.get("where", ""))]
@@ -84,9 +99,20 @@ def _file(
         return failed("A3", why, file=path, where=event.get("where", ""))
     if path.startswith("/proc/") and path.split("/")[2].isdigit():
         return failed("A3", f"looks into another process: {path}", file=path, where=event.get("where", ""))
-    if path.startswith(SYSTEM) or event.get("write"):
+    if path.startswith((*SYSTEM, *DEVICES)) or (event.get("write") and not _shared(path)):
+        return None
+    if path.startswith(INSTALLED) and (
+        event["event"] in ("os.listdir", "ctypes.dlopen")
+        or any(suffix in CODE for suffix in PurePath(path).suffixes)
+        or any(word in path for word in KNOWLEDGE)
+    ):
         return None
     return failed("A3", f"reads {path}, outside of the submission", file=path, where=event.get("where", ""))
+
+
+def _shared(path: str) -> bool:
+    """Whether another process would find there what is written."""
+    return path.startswith(("/dev/", "/run/", "/var/"))
 
 
 def reads(events: Iterable[Mapping[str, Any]], clean: str) -> set[str]:

@@ -229,8 +229,8 @@ def _each_byte(claimed: np.ndarray, right: np.ndarray) -> list[tuple[str, float,
 
 
 def _letters(text: str) -> str:
-    """What no normalizer takes away: letters, digits and signs, without their form."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
+    """What no stock normalizer takes away: letters, digits and signs, without their compatibility form."""
+    folded = unicodedata.normalize("NFKC", text)
     return "".join(char for char in folded if unicodedata.category(char)[0] in "LNPS")
 
 

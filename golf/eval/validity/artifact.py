@@ -21,20 +21,34 @@ PICKLED_SUFFIXES = (".pkl", ".pickle", ".joblib", ".pth", ".dill")
 # A pickle of anything worth the name has more opcodes; random bytes hardly ever have so many valid ones in a row.
 PICKLE_OPCODES = 8
 PACKED_CHARS = 1000
+LONG_NAME = 64  # characters: longer names tell more than what a file is
 
 
 def size(
-    counted: Mapping[str, int], shown: Mapping[str, int], read: Iterable[str], cap: int, claimed: int | None
-) -> Verdict:
+    counted: Mapping[str, int], shown: Mapping[str, int], read: Iterable[str], cap: int, claimed: int | None,
+    others: Mapping[int, int] = {},
+) -> Verdict:  # fmt: skip
     """A1: bytes of everything counted against the cap, of everything read against what is counted.
 
     counted, shown: files and their bytes; the shown ones (a stock tokenizer) are free.  read: files of the submission
-    that were opened while it scored.
+    that were opened while it scored.  others: stated totals of all seeds, of which the worst decides.
     """
     total = sum(counted.values())
     parts = ", ".join(f"{name} {size:,}" for name, size in sorted(counted.items(), key=lambda item: -item[1])[:4])
     if total > cap:
         return failed("A1", f"{total:,} bytes ({parts}), {total - cap:,} over the {cap:,} cap", numbers=[total, cap])
+    for seed, stated in others.items():
+        if stated > cap:
+            why = f"seed {seed} states {stated:,} bytes, {stated - cap:,} over the {cap:,} cap"
+            return failed("A1", why, seed=seed, numbers=[stated, cap])
+    free = sum(size for name, size in shown.items() if name in set(read))
+    if total + free > cap and free:
+        names = ", ".join(name for name in shown if name in set(read))
+        why = f"{names} is read while tokens are scored, so its bytes count: {total + free:,} of {cap:,}"
+        return failed("A1", why, numbers=[total + free, cap])
+    names = sum(len(name.encode()) for name in counted if len(name) > LONG_NAME)
+    if names > LONG_NAME * 4:
+        return failed("A1", f"names of files hold {names:,} bytes, which nobody counts", numbers=[names, 0])
     hidden = sorted(set(read) - set(counted) - set(shown))
     if hidden:
         return failed("A1", f"{hidden[0]} is read while scoring and counted nowhere", files=hidden)
@@ -108,6 +122,8 @@ def source(name: str, text: str, allowed: frozenset[str]) -> list[Verdict]:
             if top not in allowed and top != own:
                 why = f"{name}:{node.lineno} imports {module}, which no submission may need"
                 return [failed("A3", why, file=name, line=node.lineno)]
+        if clock := _clock_set(node):
+            return [failed("T1", f"{name}:{node.lineno} puts another clock in the place of {clock}", line=node.lineno)]
         unsafe = _unsafe_call(node)
         if unsafe:
             return [failed("A5", f"{name}:{node.lineno} calls {unsafe}", file=name, line=node.lineno)]
@@ -159,6 +175,15 @@ def _imports(node: ast.AST) -> Sequence[str]:
     if isinstance(node, ast.Call) and ast.unparse(node.func) in ("__import__", "importlib.import_module"):
         return [argument.value for argument in node.args[:1] if isinstance(argument, ast.Constant)]
     return []
+
+
+def _clock_set(node: ast.AST) -> str:
+    """The function of `time` that a statement replaces."""
+    targets = node.targets if isinstance(node, ast.Assign) else ()
+    names = [ast.unparse(target) for target in targets]
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr" and len(node.args) > 1:
+        names.append(f"{ast.unparse(node.args[0])}.{ast.unparse(node.args[1]).strip(chr(39))}")
+    return next((name for name in names if name.startswith("time.")), "")
 
 
 def _unsafe_call(node: ast.AST) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import statistics
@@ -17,6 +18,10 @@ SEEDS = 3
 MARGIN_NATS, MARGIN_P = 0.005, 0.01
 EXACT = 1e-6
 RESCORED = 1e-5  # another processor adds up in another order
+# Training losses of two seeds, at so many steps or more, that are equal or apart by one number, are one seed's.
+COPIED_STEPS = 5
+# How far a step's average time and the clock may be apart: warm-up steps are sometimes left out of one of them.
+AVERAGE_OFF = 0.05
 # Quantizing does not help, and nothing legal adapts by as much: what is better than this is looked at.
 QUANTIZED_BETTER = 0.001
 
@@ -25,6 +30,8 @@ FINAL_LOSS = re.compile(r"^(?:final_\S+|quantized_ttt_phased)\b.*?val_loss:\s*([
 SIZE = re.compile(r"^Total submission size[^:]*:\s*([\d,_]+) bytes", re.M)
 STEP = re.compile(r"^step:\s*(\d+)(?:/\d+)?\b.*?train_time:\s*([\d.]+)(ms|s)", re.M)
 STOP = re.compile(r"^(?:stopping\w*):.*?train_time:\s*([\d.]+)(ms|s)", re.M)
+LOSS = re.compile(r"^step:\s*(\d+)\b.*?train_loss:\s*([\d.]+)", re.M)
+AVERAGE = re.compile(r"^step:\s*(\d+)\b.*?train_time:\s*([\d.]+)(ms|s)\b.*?step_avg:\s*([\d.]+)(ms|s)", re.M)
 SOURCE = re.compile(r"source_sha256:\s*([0-9a-f]{64})")
 
 
@@ -127,8 +134,31 @@ def logs(seeds: Sequence[Seed], texts: Mapping[int, str], source_sha256: str | N
         if wrong is not None:
             why, numbers = wrong
             return [failed("S3", f"seed {seed.seed}: {why}", seed=seed.seed, numbers=numbers)]
+    copied = _copied(texts)
+    if copied is not None:
+        return [copied]
     named = "" if source_sha256 is None or not all(map(SOURCE.search, texts.values())) else ", name the source's hash"
     return [passed("S3", f"{len(texts)} logs end in the stated scores, run forward{named}")]
+
+
+def _copied(texts: Mapping[int, str]) -> Verdict | None:
+    """S3: no log is another one, as it is or with every figure moved by as much."""
+    finals = {seed: tuple(FINAL_LOSS.findall(text)) for seed, text in texts.items()}
+    losses = {seed: {int(step): float(loss) for step, loss in LOSS.findall(text)} for seed, text in texts.items()}
+    for first, second in itertools.combinations(sorted(texts), 2):
+        pair = f"seeds {first} and {second}"
+        # Two runs do not agree in so many digits.
+        if finals[first] == finals[second] and any(len(loss.partition(".")[2]) >= 6 for loss in finals[first]):
+            why = f"{pair} end in the same losses to the last digit ({', '.join(finals[first])})"
+            return failed("S3", why, seed=second, numbers=[float(finals[first][-1]), float(finals[second][-1])])
+        common = sorted(losses[first].keys() & losses[second].keys())
+        apart = [losses[second][step] - losses[first][step] for step in common]
+        # A number that was moved is rounded again.
+        if len(common) >= COPIED_STEPS and max(apart) - min(apart) <= 1.01e-4:
+            step = common[0]
+            why = f"{pair} have the same training losses at {len(common)} steps, {apart[0]:+.4f} apart: a copy"
+            return failed("S3", why, seed=second, numbers=[losses[first][step], losses[second][step]])
+    return None
 
 
 def _disagreement(seed: Seed, text: str, source_sha256: str | None) -> tuple[str, list[float | str]] | None:
@@ -149,6 +179,11 @@ def _disagreement(seed: Seed, text: str, source_sha256: str | None) -> tuple[str
         number = int(re.sub(r"\D", "", size))
         if seed.bytes_total is not None and number != seed.bytes_total:
             return f"{seed.bytes_total:,} bytes in the results, {number:,} in the log", [seed.bytes_total, number]
+    for step, clock, unit, each, per in AVERAGE.findall(text):
+        spent, again = (float(value) / (1000 if scale == "ms" else 1) for value, scale in ((clock, unit), (each, per)))
+        again *= int(step)
+        if int(step) >= 100 and abs(again - spent) > AVERAGE_OFF * max(spent, again):
+            return f"{step} steps of {each}{per} take {again:.1f} s, its clock says {spent:.1f} s", [again, spent]
     steps = [int(match[1]) for match in STEP.finditer(text)]
     readings = train_seconds(text)
     for what, values in (("steps", steps), ("the training clock", readings)):

@@ -7,6 +7,7 @@ passage of twice the length is found wherever it lies, and memory does not grow 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -25,6 +26,8 @@ KEPT = 1 << 22
 # A document counts as copied when this share of its shingles, or this many in a row, lie in the training text. Single
 # passages are quotations and boilerplate, and are reported.
 COPIED_SHARE, COPIED_RUN = 0.5, 8
+# Share of a split's tokens in copies of earlier documents, above which it is no sample of anything.
+REPEATED_SHARE = 0.05
 
 
 @dataclass
@@ -183,3 +186,24 @@ def identity(found: dict[str, object], wanted: dict[str, object]) -> Verdict:
         if found.get(name) != value:
             return failed("D2", f"{name} is {found.get(name)}, stated is {value}", numbers=[found.get(name), value])
     return passed("D2", ", ".join(f"{name} {str(value)[:16]}" for name, value in stated.items()))
+
+
+def repeated(documents: Iterable[tuple[int, np.ndarray]]) -> Iterator[Verdict]:
+    """D2: a split does not hold its documents several times, which whatever learns along the way would be paid for."""
+    seen: dict[bytes, int] = {}
+    total, copies, first = 0, 0, None
+    for number, (position, tokens) in enumerate(documents):
+        total += len(tokens)
+        if len(tokens) < SHINGLE:
+            continue
+        digest = hashlib.sha256(np.asarray(tokens, "<u2").tobytes()).digest()
+        if digest in seen:
+            copies += len(tokens)
+            first = first or (number, seen[digest], position)
+        seen.setdefault(digest, number)
+    if first is not None and copies > REPEATED_SHARE * total:
+        why = (
+            f"{copies:,} of {total:,} validation tokens are copies of earlier documents; the first is document "
+            f"{first[0]}, equal to document {first[1]}"
+        )
+        yield failed("D2", why, position=first[2], document=first[0], numbers=[copies, 0])

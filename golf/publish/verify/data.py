@@ -12,7 +12,7 @@ import numpy as np
 from golf.contracts import PredictorError
 from golf.eval.validity import accounting, carried, splits
 from golf.eval.validity.accounting import Document
-from golf.eval.validity.verdict import Verdict, failed, unchecked
+from golf.eval.validity.verdict import Status, Verdict, failed, unchecked
 from golf.publish.verify.remote import Remote
 from golf.publish.verify.subject import Subject
 
@@ -37,6 +37,9 @@ def accounting_checks(subject: Subject, facts: dict[str, Any]) -> Iterator[Verdi
         yield failed("B3", str(error))
         return
     facts["bytes"] = found
+    if verdict.status is Status.PASS and subject.kind == "foreign" and not (subject.raw or subject.known_split):
+        why = f"{verdict.why}: whether the text is the one that was to be predicted, no document here tells"
+        verdict = unchecked("B1", why)
     yield verdict
     yield accounting.known_totals(subject.known_split, found["tokens"], found["table"])
 
@@ -102,6 +105,8 @@ def transform(subject: Subject) -> Iterator[Verdict]:
 def split_checks(subject: Subject, seconds: float) -> Iterator[Verdict]:
     """D1 and D2. seconds: how long reading the training text may take."""
     yield splits.identity(subject.split_found, subject.split_wanted)
+    if subject.kind == "foreign" and subject.tokens is not None and not subject.known_split:
+        yield from splits.repeated(splits.split_documents(subject.tokens, subject.bos))
     if subject.tokens is not None and subject.speaker is not None:
         yield _carried(subject)
     if subject.tokens is None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from golf.contracts import PredictorError
-from golf.eval.validity import accounting, causality, driver, recording
+from golf.eval.validity import accounting, causality, driver, memory, recording
 from golf.eval.validity.causality import Excerpt
 from golf.eval.validity.verdict import Budget, Verdict, beside_the_point, failed, passed, unchecked
 from golf.publish.verify.process import Scoring
@@ -20,6 +20,8 @@ from golf.publish.verify.subject import Subject
 BRIEF = 0.05
 # Every check looks for so long at least, however little time it has, and so many times.
 LEAST_SECONDS, FEW, MANY = 2.0, 2, 24
+# Excerpts of each text to see how well it is known.
+BOTH = 24
 CHECKS = ("C1a", "C1b", "C1c", "C1e", "C2a", "C2c", "C2d", "C3a", "C3b", "C3c", "C4b")
 
 
@@ -80,6 +82,7 @@ def _probe(
         words = f"through windows of {subject.probe} of {subject.context:,} tokens, as this tier has time for"
         yield from (passed(check, words) for check in ("C1a", "C1b", "C2c", "C3a", "C3c"))
     yield _bytes_too(subject, remote, pieces[0])
+    yield from _both_texts(subject, remote, length, seconds, tier, draw)
 
 
 def _adapting(
@@ -96,6 +99,40 @@ def _adapting(
             return
     piece = np.asarray(subject.tokens[: wanted + 1], np.int64)
     yield from causality.adaptation(remote, subject.artifact, piece, draw)
+
+
+def _both_texts(
+    subject: Subject, remote: Remote, length: int, seconds: float, tier: Any, draw: np.random.Generator
+) -> Iterator[Verdict]:
+    """D1: how well excerpts of the validation text are known, and how well those of the training text."""
+    if subject.train is None or subject.transform:
+        return
+    count = int(min(BOTH, tier.probe / max(2 * seconds, 1e-3)))
+    count = max(4, count) if subject.kind != "foreign" else count
+    if count < 4:
+        yield unchecked("D1", f"comparing validation with training text takes {8 * seconds:.0f} s or more")
+        return
+    block = next(iter(subject.train()), np.empty(0, np.int64))
+    form = driver.STRETCH if hasattr(remote, "logprobs") else None
+    found = []
+    for text in (subject.tokens, block):
+        edges = _begins(text, subject.bos, min(length, 128), count, draw)
+        found.append([
+            float(np.concatenate([each.nats_T for each in driver.drive(remote, subject.artifact, piece, stretch=form)])
+                  .clip(max=-causality.FLOOR).mean())
+            for piece in edges
+        ])  # fmt: skip
+    yield memory.known_by_heart(*found)
+
+
+def _begins(text: Any, bos: int, length: int, count: int, draw: np.random.Generator) -> list[np.ndarray]:
+    """Beginnings of documents drawn from the first million tokens of a text, at least two tokens of each."""
+    tokens = np.asarray(text[: 1 << 20], np.int64)
+    starts = np.flatnonzero(tokens == bos)
+    chosen = draw.permutation(starts)[:count].tolist()
+    ends = [int(starts[np.searchsorted(starts, start) + 1 :][:1].sum()) or len(tokens) for start in chosen]
+    pieces = [tokens[start : min(end, start + length + 1)] for start, end in zip(chosen, ends)]
+    return [piece for piece in pieces if len(piece) > 2]
 
 
 def _bytes_too(subject: Subject, remote: Remote, piece: Excerpt) -> Verdict:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import select
 import shutil
 import subprocess
@@ -116,9 +117,23 @@ class Remote:
         return self._ask({"do": verb, "texts": list(texts)})[0]["texts"]
 
     def events(self) -> list[dict[str, Any]]:
-        """Everything the process was seen to do so far."""
+        """Everything the process was seen to do so far; `blind` when it is seen no more, `child` for one unseen."""
+        last = []
+        if self._process.poll() is None:
+            word = secrets.token_hex(8)
+            try:
+                count = self._ask({"do": "alive", "word": word})[0]["children"]
+                last += [{"event": "child", "path": f"{count} processes", "write": False}] if count else []
+            except PredictorError:
+                word = ""  # it ended: its last words are told elsewhere
+            if word and word.encode() not in self._told():
+                last.append({"event": "blind", "path": "", "write": False})
+        found = [json.loads(line) for line in self._told().splitlines()]
+        return [event for event in found if event["event"] != "golf.alive"] + last
+
+    def _told(self) -> bytes:
         self._events.seek(0)
-        return [json.loads(line) for line in self._events.read().splitlines()]
+        return self._events.read()
 
     def last_words(self) -> str:
         """The end of what the process wrote on standard error."""

@@ -21,7 +21,8 @@ def checks(subject: Subject) -> Iterator[Verdict]:
     if subject.cap is None:
         yield unchecked("A1", "neither a track nor a cap is stated")
     else:
-        yield artifact.size(subject.counted, subject.shown, (), subject.cap, subject.claimed_bytes)
+        totals = {seed.seed: seed.bytes_total for seed in subject.seeds if seed.bytes_total is not None}
+        yield artifact.size(subject.counted, subject.shown, (), subject.cap, subject.claimed_bytes, totals)
     sources = dict(subject.sources)
     for name, text in subject.sources.items():
         sources |= artifact.unpacked(name, text)
