@@ -253,7 +253,32 @@ def step_equals_stretch(
                 return [failed("C2c", why, position=target, tokens=tokens, numbers=numbers, excerpt=place)]
             if until.over and made >= budget.least:
                 break
+        if (found := _shorter(predictor, artifact, piece, base, draw)) is not None:
+            return [found]
     return [passed("C2c", f"{made:,} rows of stretches equal those asked for one by one within {worst:.1g}")]
+
+
+def _shorter(
+    predictor: Any, artifact: Any, piece: Excerpt, base: np.ndarray, draw: np.random.Generator
+) -> Verdict | None:
+    """C2c: how many targets are asked for at once tells a row nothing. An odd and an even number of them are tried."""
+    if len(base) < 4:
+        return None
+    count = int(draw.integers(2, len(base) - 1))
+    for length in (count, count + 1):
+        shorter = rows(predictor, artifact, piece.tokens[: length + 1])
+        gap = apart(base[:length], shorter)
+        if gap.max() > CLOSE:
+            row = int(gap.argmax())
+            token = int(np.abs(np.maximum(base[row], FLOOR) - np.maximum(shorter[row], FLOOR)).argmax())
+            numbers = [float(base[row][token]), float(shorter[row][token])]
+            why = (
+                f"target {piece.begin + row + 1}: log p of token {token} is {numbers[0]:.6f} when {len(base):,} "
+                f"targets are asked for, {numbers[1]:.6f} when {length:,} are"
+            )
+            place = [piece.begin, len(piece.tokens)]
+            return failed("C2c", why, position=piece.begin + row + 1, tokens=[token], numbers=numbers, excerpt=place)
+    return None
 
 
 def adaptation(predictor: Any, artifact: Any, tokens: np.ndarray, draw: np.random.Generator) -> list[Verdict]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
+
 from golf.contracts import PredictorError
 from golf.eval.validity import access, artifact
 from golf.eval.validity.verdict import Status, Verdict, failed, passed, unchecked
@@ -59,6 +61,19 @@ class Scoring:
         finally:
             self.collect(remote)
             remote.close()
+
+    def by_script(self, tokens: np.ndarray) -> float:
+        """Nats a token of a stream, scored by the submission's own script with nothing of golf beside it.
+
+        Raises PredictorError.
+        """
+        with Remote("golf_script.py:Script", self.subject.script, threads=self.threads) as remote:
+            try:
+                self.digests.append(remote.digest(remote.open(self.subject.artifact)))
+                count, nats = remote.evaluate(self.subject.artifact, tokens)
+            finally:
+                self.collect(remote)
+        return float(nats.sum() / count.sum())
 
     def collect(self, remote: Remote) -> None:
         """Take over what a process did."""

@@ -16,6 +16,7 @@ from golf.eval.validity.verdict import Budget, Verdict, failed, passed, unchecke
 from golf.publish.verify.predictor import FEW
 from golf.publish.verify.process import Scoring
 from golf.publish.verify.remote import Remote
+from golf.publish.verify.script import SCRIPT
 from golf.publish.verify.subject import Subject
 
 SAMPLES = 8
@@ -63,6 +64,10 @@ def _scored(
         charged, seconds = _loop(subject, process, tokens)
         left -= seconds
         yield from _loop_verdicts(subject, charged, seconds, total, facts)
+        if subject.script and seconds < left:
+            begin = time.monotonic()
+            yield from _by_script(subject, process, tokens, facts["val_loss"])
+            left -= time.monotonic() - begin
     if expected[DRIVER] < left:
         masses = Masses()
         begin = time.monotonic()
@@ -199,7 +204,27 @@ def _sample(
         means = [float(_losses(remote, subject, piece.tokens, masses).mean()) for piece in pieces]
         yield masses.verdict()
         yield from _whole_window(subject, remote, pieces[0], draw)
+    if subject.script:
+        yield from _by_script(subject, process, pieces[0].tokens, means[0])
     yield claims.sampled(subject.claim.val_loss, means, len(means), reason)
+
+
+def _by_script(subject: Subject, process: Scoring, tokens: np.ndarray, found: float) -> Iterator[Verdict]:
+    """A2, and S4 where it is everything: the submission's own script scores alone what golf found."""
+    total = len(tokens) - 1
+    try:
+        loss = process.by_script(tokens)
+    except PredictorError as error:
+        word = unchecked if "cannot read" in str(error) else failed
+        yield word("A2", f"its own script, alone in a clean folder: {error}")
+        return
+    words = f"its own {SCRIPT}, alone, scores {total:,} targets at {loss:.8f} nats a token, golf at {found:.8f}"
+    if not abs(loss - found) <= claims.RESCORED * max(1.0, abs(found)):
+        yield failed("A2", words, numbers=[loss, found])
+        return
+    yield passed("A2", words)
+    if total == len(subject.tokens) - 1:
+        yield from _agree(subject, loss, total, "its own script")
 
 
 def _whole_window(

@@ -15,6 +15,7 @@ from golf.eval.validity.claims import Seed
 from golf.pack import container
 from golf.publish.files import ARTIFACT, EVENTS, SCRIPT, TOKENIZER, read_result
 from golf.publish.verify import ours as verify_ours
+from golf.publish.verify import script as verify_script
 from golf.publish.verify.foreign import split_facts
 from golf.publish.verify.subject import Subject, read_json, seed_of, sha256, with_tokenizer
 
@@ -88,6 +89,7 @@ def _ours(subject: Subject, artifact: Path, script: Path, tokenizer: Path, resul
     subject.entry = subject.loop = "golf_entry.py:Ours"
     tree = {f"golf/{path.relative_to(PACKAGE).as_posix()}": path for path in PACKAGE.rglob("*.py")}
     subject.files = shared | tree | {"golf_entry.py": Path(verify_ours.__file__)}
+    subject.script = shared | {SCRIPT: script, "golf_script.py": Path(verify_script.__file__)}
     subject.ours = frozenset({*tree, "golf_entry.py"})
     with_tokenizer(subject, tokenizer)
     subject.retrain = str(script)

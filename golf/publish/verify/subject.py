@@ -25,7 +25,8 @@ class Subject:
 
     folder: where it lies.  entry, loop: files (`predictor.py`, `predictor.py:NAME`) of the predictor's functions and
         of the submission's own `evaluate`, in the folder that `files` make up.
-    ours: names in there that golf put in.
+    ours: names in there that golf put in.  script: files with which golf's `Script` scores by the submission's own
+        script alone.
     counted, shown: bytes by file, those under the cap and those that are free.
     tokens: the validation stream.  raw: its documents' texts.  train: arrays of training tokens; train_tokens: how
         many, about.
@@ -42,6 +43,7 @@ class Subject:
     artifact: str = ""
     loop: str = ""
     ours: frozenset[str] = frozenset()
+    script: dict[str, Path | bytes] = field(default_factory=dict)
     counted: dict[str, int] = field(default_factory=dict)
     shown: dict[str, int] = field(default_factory=dict)
     cap: int | None = None

@@ -46,7 +46,7 @@ TIERS = {
     tier.name: tier
     for tier in (
         Tier(name="static", runs=False, probe=0.0, rescore=0.0, scan=0.0),
-        Tier(name="quick", probe=4.0, rescore=45.0, scan=15.0, window=256),
+        Tier(name="quick", probe=4.0, rescore=60.0, scan=15.0, window=256),
         Tier(name="full", probe=60.0, rescore=36_000.0, scan=36_000.0, retrain=True),
     )
 }
