@@ -20,8 +20,8 @@ from golf.publish.verify.subject import Subject
 BRIEF = 0.05
 # Every check looks for so long at least, however little time it has, and so many times.
 LEAST_SECONDS, FEW, MANY = 2.0, 2, 24
-# Excerpts of each text to see how well it is known.
-BOTH = 24
+# Excerpts of each text to see how well it is known, and targets of each; of these, the first quarter is context.
+BOTH, LENGTH = 24, 128
 CHECKS = ("C1a", "C1b", "C1c", "C1e", "C2a", "C2c", "C2d", "C3a", "C3b", "C3c", "C4b")
 
 
@@ -107,6 +107,8 @@ def _both_texts(
     """D1: how well excerpts of the validation text are known, and how well those of the training text."""
     if subject.train is None or subject.transform:
         return
+    longest = max(LENGTH, min(length, 2 * LENGTH))
+    seconds *= max(1.0, longest / length)
     count = int(min(BOTH, tier.probe / max(2 * seconds, 1e-3)))
     count = max(4, count) if subject.kind != "foreign" else count
     if count < 4:
@@ -116,10 +118,10 @@ def _both_texts(
     form = driver.STRETCH if hasattr(remote, "logprobs") else None
     found = []
     for text in (subject.tokens, block):
-        edges = _begins(text, subject.bos, min(length, 128), count, draw)
+        edges = _begins(text, subject.bos, longest, count, draw)
         found.append([
             float(np.concatenate([each.nats_T for each in driver.drive(remote, subject.artifact, piece, stretch=form)])
-                  .clip(max=-causality.FLOOR).mean())
+                  [-(len(piece) * 3 // 4) :].clip(max=-causality.FLOOR).mean())
             for piece in edges
         ])  # fmt: skip
     yield memory.known_by_heart(*found)
