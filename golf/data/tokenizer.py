@@ -168,7 +168,8 @@ def _load(source: Path | bytes) -> tuple[sentencepiece.SentencePieceProcessor, s
         raise DataError(f"tokenizer {name} is no SentencePiece model; give the .model file of the shards") from error
     if processor.vocab_size() > 1 << 16:
         raise DataError(
-            f"tokenizer {name} has {processor.vocab_size()} pieces, shards hold at most 65536; use a smaller one"
+            f"tokenizer {name} has {processor.vocab_size()} pieces, shards hold at most 65536; use a smaller one, or "
+            "calibrate on token ids in an .npy file"
         )
     return processor, hashlib.sha256(data).hexdigest()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from golf import host as hosts
 from golf import recipe as recipes
 from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, RunResult, Sink, Stream, emit
+from golf.data import ids as token_ids
 from golf.data import local, shards, stream, tokenizer
 from golf.host import write_atomic
 from golf.pack import container, rans
@@ -91,7 +92,7 @@ def quantize_weights(
     write_atomic(output, blob)
     if source.spelled:
         write_atomic(output.with_suffix(".tokenizer.model"), source.spelled)
-    ratio = _tokens_per_byte(source, batches) if batches else 0.0
+    ratio = _tokens_per_byte(source, batches) if batches and (source.spelled or curve) else None
     result = {
         "artifact": str(output),
         "bytes_model": len(blob),
@@ -116,7 +117,7 @@ def watched(batches: Sequence[Tensor], sink: Sink) -> Iterator[Tensor]:
         yield ids_BT
 
 
-def _costs(row: report.Row, qtensor: QTensor, pack: PackSpec, tokens_per_byte: float) -> dict[str, float | None]:
+def _costs(row: report.Row, qtensor: QTensor, pack: PackSpec, tokens_per_byte: float | None) -> dict[str, float | None]:
     """coded: bits a weight as the codec stores them, steps included.  tax: predicted, bits per byte.  None where
     nobody knows, or for tensors so small that they share what a stream costs in itself."""
     coded = None
@@ -127,7 +128,8 @@ def _costs(row: report.Row, qtensor: QTensor, pack: PackSpec, tokens_per_byte: f
             if part in qtensor.alphabets and array.ndim
         ]
         coded = sum(rans.bits(stream) for stream in streams) / row.parameters
-    return {"coded": coded, "tax": None if row.loss is None else row.loss / math.log(2) * tokens_per_byte}
+    tax = None if row.loss is None or tokens_per_byte is None else row.loss / math.log(2) * tokens_per_byte
+    return {"coded": coded, "tax": tax}
 
 
 def _tokens_per_byte(source: Source, batches: Sequence[Tensor]) -> float:
@@ -158,11 +160,14 @@ def calibration_batches(source: Source, plan: Plan, calibration: Path | None) ->
         raise HessianError(
             "this quantization needs calibration text; name training text with --calibration, or round to nearest"
         )
+    sequences, rows, window = plan.calibration.sequences, plan.calibration.rows, source.about["eval"]["window"]
+    vocab = source.about["model"]["vocab"]
+    if calibration.suffix == ".npy":
+        return token_ids.sample(calibration, vocab=vocab, count=sequences, rows=rows, seq_len=window, seed=0)
     if calibration.is_dir():
-        tokens = shards.Tokens(shards.find(calibration, "train"), source.about["model"]["vocab"])
+        tokens = shards.Tokens(shards.find(calibration, "train"), vocab)
     else:
         tokens = local.tokens_of(calibration, tokenizer.Tokenizer(source.tokenizer))
-    sequences, rows, window = plan.calibration.sequences, plan.calibration.rows, source.about["eval"]["window"]
     return stream.sample(tokens, count=sequences, rows=rows, seq_len=window, seed=0)
 
 
