@@ -93,14 +93,14 @@ def measure(family: str, path: Path, sequences: int, length: int) -> dict[str, f
     def sink(event: Event) -> None:
         if event.values["what"] == "packing":
             marks["packing"], marks["cpu"] = time.monotonic(), time.process_time()
-        elif "--verbose" in sys.argv:
+        if "--verbose" in sys.argv:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
             print(f"{event.values} peak {peak:.2f} GB", file=sys.stderr)
 
     begin, cpu = time.monotonic(), time.process_time()
     about = {"model": families.spec_to_json(spec)}
     artifact = path.with_suffix(".golf")
-    size, _ = large.quantize_mapped(path, artifact, about, QuantizeSettings(), batches, sink)
+    size = large.quantize_mapped(path, artifact, about, QuantizeSettings(), batches, sink).bytes
     end = time.monotonic()
     artifact.unlink()
     return {

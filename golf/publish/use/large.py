@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,11 @@ from torch import Tensor
 
 from golf import host as hosts
 from golf.arch import families
-from golf.contracts import CheckpointError, Codec, QTensor, Role, Sink, SpecError, Stream, emit
+from golf.contracts import Codec, QTensor, Role, Sink, SpecError, Stream, emit
 from golf.host import write_atomic
 from golf.pack import container
-from golf.pack.container import PackSpec
-from golf.pack.zstd import Zstd
 from golf.publish.use.convert import QuantizeSettings, calibration_batches, quantize_settings
+from golf.publish.use.kept import History, Parts, Pass
 from golf.publish.use.source import open_source
 from golf.quant import layerwise, reach
 from golf.quant.sampled import Sizes, next_try
@@ -32,8 +31,6 @@ from golf.recipe import to_json
 
 # Weights files from here on are not held in memory; smaller ones are done sooner all at once.
 LARGE_BYTES = 512_000_000
-# Finished blocks are read once more and thrown away, so they are written fast.
-QUICK = PackSpec(codec=Zstd(level=1))
 
 
 class Mapped(Mapping[str, Tensor]):
@@ -91,15 +88,6 @@ def quantize_large(
         "scale_multiplier": 2.0**made.octaves,
         "tensors": made.rows,
     }
-
-
-@dataclass(frozen=True)
-class Pass:
-    """The whole model quantized once: steps 2^octaves times as wide as the spec's, packed bytes, rows of the report."""
-
-    octaves: float
-    bytes: int
-    rows: list[dict[str, Any]]
 
 
 def quantize_mapped(
@@ -198,72 +186,6 @@ class InTurn:
     def encode(self, stream: Stream) -> bytes:
         with self.turn:
             return self.codec.encode(stream)
-
-
-@dataclass(frozen=True)
-class History:
-    """The passes of a job that are over, in a file."""
-
-    file: Path
-    digest: str
-
-    def read(self) -> list[Pass]:
-        """Raises CheckpointError for those of another job."""
-        if not self.file.is_file():
-            return []
-        held = json.loads(self.file.read_bytes())
-        if held["digest"] != self.digest:
-            raise _another(self.file, self.file.parent)
-        return [Pass(**each) for each in held["passes"]]
-
-    def write(self, passes: Sequence[Pass]) -> None:
-        write_atomic(self.file, json.dumps({"digest": self.digest, "passes": list(map(asdict, passes))}).encode())
-
-
-def _another(file: Path, folder: Path) -> CheckpointError:
-    return CheckpointError(
-        f"{file} was finished with other weights, settings or calibration text; delete {folder} or choose another "
-        "output"
-    )
-
-
-class Parts:
-    """Finished pieces as files, each an artifact of its own, so that a damaged one is noticed."""
-
-    def __init__(self, folder: Path, digest: str) -> None:
-        self._folder, self._digest = folder, digest
-
-    def names(self) -> set[str]:
-        """Pieces that are finished. Raises CheckpointError for one of another job."""
-        return {self._read(file)[0]["piece"] for file in self._files()}
-
-    def keep(self, piece: layerwise.Piece) -> None:
-        header = {"piece": piece.name, "digest": self._digest, "rows": [asdict(row) for row in piece.rows]}
-        write_atomic(self._folder / f"{piece.name}.golf", container.dump(piece.qtensors, header, QUICK))
-
-    def take(self) -> tuple[dict[str, QTensor], dict[str, dict[str, Any]]]:
-        """All tensors and their rows of the report, by name."""
-        found: dict[str, QTensor] = {}
-        rows: dict[str, dict[str, Any]] = {}
-        for file in self._files():
-            header, qtensors = self._read(file)
-            found |= qtensors
-            rows |= {row["name"]: row for row in header["rows"]}
-        return found, rows
-
-    def remove(self) -> None:
-        for file in self._files():
-            file.unlink()
-        self._folder.rmdir()
-
-    def _files(self) -> list[Path]:
-        return sorted(self._folder.glob("*.golf"))
-
-    def _read(self, file: Path) -> tuple[dict[str, Any], dict[str, QTensor]]:
-        header, qtensors = container.load(file.read_bytes())
-        if header.get("digest") != self._digest:
-            raise _another(file, self._folder)
-        return header, qtensors
 
 
 def _digest(path: Path, settings: Any, batches: Sequence[Tensor]) -> str:
