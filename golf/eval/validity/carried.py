@@ -33,7 +33,7 @@ MOST, DEEP = 1 << 28, 3
 MAGIC = {b"\x78\x01": "zlib", b"\x78\x9c": "zlib", b"\x78\xda": "zlib", b"\x1f\x8b": "gzip", b"BZh": "bz2",
          b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}  # fmt: skip
 TRIED = 300
-LITERAL = 200  # characters of an encoded literal that is looked into
+LITERAL = 64  # characters of an encoded literal that is looked into
 LONG_WORDS = re.compile(rf"[^\s\"']{{{LITERAL},}}")
 NUMBERS = re.compile(rb"(?:\b\d{1,5}\b[\s,;]+){64,}")
 WIDTHS = ("<u2", "<u4", "<i8", "<f4", "<f8")

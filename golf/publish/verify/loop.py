@@ -20,10 +20,10 @@ def loop(
     subject: Subject, process: Scoring, tier: Any, draw: np.random.Generator, facts: dict[str, Any]
 ) -> Iterator[Verdict]:
     """The submission's own scoring loop as a black box, where it has one."""
-    if not subject.loop or subject.tokens is None:
+    if not subject.loop or subject.tokens is None or not facts.get("has_loop"):
         return
     with process.opened(subject.loop, "own loop", probe=True) as remote:
-        if remote is None or not remote.about["evaluate"]:
+        if remote is None:
             return
         try:
             yield from _black_box(subject, process, remote, tier, draw, facts)

@@ -36,7 +36,7 @@ def predictor(
         if remote is None:
             yield from (unchecked(check, process.broken) for check in CHECKS)
             return
-        facts["isolation"] = remote.place.isolation
+        facts["isolation"], facts["has_loop"] = remote.place.isolation, remote.about["evaluate"]
         if not remote.scores:
             why = "the submission gives no distribution, only numbers for the tokens that came"
             yield failed("C2a", why)

@@ -69,17 +69,18 @@ def _scored(
             yield from _by_script(subject, process, tokens, facts["val_loss"])
             left -= time.monotonic() - begin
     if expected[DRIVER] < left:
-        masses = Masses()
-        begin = time.monotonic()
-        recorded = _drive(subject, process, tokens, masses)
-        spent = time.monotonic() - begin
-        left -= spent
-        yield masses.verdict()
-        yield from _agree(subject, float(recorded.mean()), total, DRIVER)
-        facts["val_loss"] = float(recorded.mean())
-        if not has_loop:
-            yield from _clock(subject, spent)
-        yield from _along(subject, process, tokens, recorded, spent, left, tier.probe, draw)
+        with process.opened(subject.entry, "through the driver, everything") as remote:
+            if remote is None:
+                raise PredictorError(process.broken)
+            masses, begin = Masses(), time.monotonic()
+            recorded = _losses(remote, subject, tokens, masses)
+            spent = time.monotonic() - begin
+            yield masses.verdict()
+            yield from _agree(subject, float(recorded.mean()), total, DRIVER)
+            facts["val_loss"] = float(recorded.mean())
+            if not has_loop:
+                yield from _clock(subject, spent)
+            yield from _along(subject, remote, tokens, recorded, spent, left - spent, tier.probe, draw)
     if charged is not None:
         # What one process charged for the whole text, against what another recorded of it, or of its beginning.
         if recorded is None:
@@ -154,24 +155,21 @@ def _losses(remote: Remote, subject: Subject, tokens: np.ndarray, masses: Masses
 
 
 def _along(
-    subject: Subject, process: Scoring, tokens: np.ndarray, recorded: np.ndarray, spent: float, left: float,
+    subject: Subject, remote: Remote, tokens: np.ndarray, recorded: np.ndarray, spent: float, left: float,
     seconds: float, draw: np.random.Generator,
 ) -> Iterator[Verdict]:  # fmt: skip
     """C2c and D1 from one end of the stream to the other, as far as there is time.  spent: by scoring it once."""
-    with process.opened(subject.entry, "along the stream") as remote:
-        if remote is None:
-            raise PredictorError(process.broken)
-        if hasattr(remote, "logprobs") and (not hasattr(remote, "horizon") or spent < left):
-            yield memory.walk(remote, subject.artifact, tokens, recorded, draw, seconds)
-        if subject.kind != "foreign":
-            return  # golf's own way of predicting, which looks nothing up
-        if spent > left / 2:
-            yield unchecked("D1", f"scoring everything once more takes {spent:.0f} s, and {left:.0f} s are left")
-            return
-        changed = tokens.copy()
-        early = np.arange(1, min(5, len(tokens)))
-        changed[early] = causality.others(changed[early], int(tokens.max()) + 1, draw)
-        yield memory.recognized(recorded, _losses(remote, subject, changed, Masses()))
+    if hasattr(remote, "logprobs") and (not hasattr(remote, "horizon") or spent < left):
+        yield memory.walk(remote, subject.artifact, tokens, recorded, draw, seconds)
+    if subject.kind != "foreign":
+        return  # golf's own way of predicting, which looks nothing up
+    if spent > left / 2:
+        yield unchecked("D1", f"scoring everything once more takes {spent:.0f} s, and {left:.0f} s are left")
+        return
+    changed = tokens.copy()
+    early = np.arange(1, min(5, len(tokens)))
+    changed[early] = causality.others(changed[early], int(tokens.max()) + 1, draw)
+    yield memory.recognized(recorded, _losses(remote, subject, changed, Masses()))
 
 
 def _first(charged: tuple[np.ndarray, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
