@@ -27,6 +27,7 @@ from golf.pack import container
 from golf.pack.container import PackSpec
 from golf.pack.rans import Rans
 from golf.pack.zstd import Zstd
+from golf.publish.use.convert import squeeze
 from golf.publish.use.source import open_source
 from golf.quant import fisher, hessian, waterfill
 from golf.quant.apply import QuantSpec, dequantize
@@ -126,21 +127,22 @@ def lines(
     by_hand = QuantSpec(
         matrix=GPTQ(bits=8, k=40.0), head=GPTQ(bits=8, k=10.0), embed=RoundNearest(k=10.0), control=Keep()
     )
-    print(f"{'lever':<52}{'bytes':>10}{'tax':>10}{'seconds':>8}")
+    print(f"{'lever':<52}{'bytes':>10}{'tax':>10}{'seconds':>8}", flush=True)
     line("one k a role, GPTQ, zstd", by_hand, grams, zstd)
     line("one k a role, GPTQ, rans", by_hand, grams, rans)
-    line("all levers", Squeeze(), known, rans)
-    rounding = Squeeze(learn=0)
-    line("without learning after rounding", rounding, known, rans)
-    line("  and control tensors in float16", Squeeze(learn=0, control=Keep()), known, rans)
-    line("  and zstd instead of rans", rounding, known, zstd)
+    one_grid, two_grids = Squeeze(learn=0), squeeze("default", 1024).quant
+    line("all levers", two_grids, known, rans)
+    line("without learning after rounding", replace(two_grids, learn=0), known, rans)
+    line("and with one grid instead of two", one_grid, known, rans)
+    line("  and control tensors in float16", replace(one_grid, control=Keep()), known, rans)
+    line("  and zstd instead of rans", one_grid, known, zstd)
     with even_columns():
-        line("  and one step for all columns", rounding, known, rans)
-    line("  and one step for all rows of a tensor", rounding, changed(even_rows), rans)
-    line("  and inputs not weighted by gradients", rounding, changed(plain_inputs), rans)
-    line("  and no error feedback", rounding, changed(no_feedback), rans)
-    line("  and loudest columns first", rounding, changed(loudest_first), rans)
-    line("  and a quarter of the calibration text", rounding, fewer, rans)
+        line("  and one step for all columns", one_grid, known, rans)
+    line("  and one step for all rows of a tensor", one_grid, changed(even_rows), rans)
+    line("  and inputs not weighted by gradients", one_grid, changed(plain_inputs), rans)
+    line("  and no error feedback", one_grid, changed(no_feedback), rans)
+    line("  and loudest columns first", one_grid, changed(loudest_first), rans)
+    line("  and a quarter of the calibration text", one_grid, fewer, rans)
 
 
 if __name__ == "__main__":

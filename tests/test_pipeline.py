@@ -240,7 +240,7 @@ def test_quantize_existing_weights_under_a_cap(run, tmp_path):
     capped = json.loads(golf(*words, "--cap", cap, "--json").stdout)
     assert (tmp_path / "a.golf").stat().st_size == capped["bytes_model"] <= cap
     assert capped["scale_multiplier"] > 1
-    assert {row["method"] for row in capped["tensors"]} == {"waterfill"}
+    assert {row["method"] for row in capped["tensors"]} <= {"waterfill", "trellis"}
     scored = golf("score", tmp_path / "a.golf", "--data", validation(run), "--json")
     assert json.loads(scored.stdout)["val_bpb"] < result_of(run)["val_bpb"] + 0.5
     assert "tok_emb.weight" in golf(*words).output

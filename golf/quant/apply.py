@@ -48,6 +48,7 @@ METHODS = {
     "nearest": "golf.quant.nearest:RoundNearest",
     "keep": "golf.quant.nearest:Keep",
     "waterfill": "golf.quant.waterfill:Waterfill",
+    "trellis": "golf.quant.trellis:Trellis",
 }
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import accumulate
 
 import numpy as np
 
@@ -16,21 +17,28 @@ from golf.contracts import QTensor
 
 # A guess stays this share of the bracket away from its ends, so the bracket shrinks even where the line misleads.
 MARGIN = 0.04
+# How often what cannot be split is left behind.
+ROUNDS = 3
 
 
 def join(finer: Mapping[str, QTensor], coarser: Mapping[str, QTensor], place: int) -> dict[str, QTensor]:
-    """Tensors that are `finer` in the rows that end before `place`, counted in weights of the whole model."""
+    """Tensors that are `finer` in the rows that end before `place`, counted in weights of the whole model. A
+    tensor whose methods differ, or that has no steps of rows, is of one kind as a whole."""
     found, begin = {}, 0
     for name, fine in finer.items():
-        end = begin + fine.parts["codes"].size if "codes" in fine.parts else begin
+        end = begin + _codes(fine)
         if end <= place:
             found[name] = fine
-        elif begin >= place or "rows" not in fine.parts:
+        elif begin >= place or "rows" not in fine.parts or fine.method != coarser[name].method:
             found[name] = coarser[name]
         else:
             found[name] = _split(fine, coarser[name], (place - begin) * len(fine.parts["rows"]) // (end - begin))
         begin = end
     return found
+
+
+def _codes(qtensor: QTensor) -> int:
+    return qtensor.parts["codes"].size if "codes" in qtensor.parts else 0
 
 
 def _split(fine: QTensor, coarse: QTensor, row: int) -> QTensor:
@@ -52,12 +60,14 @@ def between(
     sizes: tuple[int, int],
     wanted: range,
     size_of: Callable[[dict[str, QTensor]], int],
+    rounds: int = ROUNDS,
 ) -> tuple[dict[str, QTensor], int]:
     """What of the two is within `wanted` bytes, or comes nearest below its end, and its size.
 
-    sizes: of the finer, which is over the range, and of the coarser, which is not.
+    sizes: of the finer, which is over the range, and of the coarser, which is not. Where one more row takes more than
+    there is room for, as when codes of its tensor need two bytes instead of one, the tensors behind that one go on.
     """
-    left, right = 0, sum(q.parts["codes"].size for q in finer.values() if "codes" in q.parts)
+    left, right = 0, sum(map(_codes, finer.values()))
     large, small = sizes
     best = dict(coarser), small
     while best[1] not in wanted and right - left > 1:
@@ -71,4 +81,11 @@ def between(
             best = max(best, (joined, size), key=lambda each: each[1])
         else:
             right, large = place, size
-    return best
+    if best[1] in wanted or not rounds:
+        return best
+    begins = dict(zip(finer, accumulate(map(_codes, finer.values()), initial=0)))
+    behind = {name: finer[name] if begin >= right else best[0][name] for name, begin in begins.items()}
+    size = size_of(behind)
+    if size < wanted.stop:
+        return max(best, (behind, size), key=lambda each: each[1])
+    return between(behind, best[0], (size, best[1]), wanted, size_of, rounds - 1)

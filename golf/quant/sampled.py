@@ -48,9 +48,7 @@ class Sizes:
         whole = {name for name, W in weights.items() if W.ndim < 2 or W.numel() < spec.small}
         self._stride = -(-sum(W.numel() for name, W in weights.items() if name not in whole) // elements) or 1
         self._whole = {name: weights[name].float() for name in whole}
-        self._rows = {
-            name: as_rows(W)[:: self._stride].float() for name, W in weights.items() if name not in whole
-        }
+        self._rows = {name: as_rows(W)[:: self._stride].float() for name, W in weights.items() if name not in whole}
         self._known: dict[float, float] = {}
         rows = self._quantized(self._rows, 0.0, small=0)
         none = {name: _emptied(qtensor) for name, qtensor in rows.items()}

@@ -59,7 +59,11 @@ class Waterfill(OnGrid):
         for name in weights:
             if name not in hessians:
                 raise HessianError(f"no curvature for {name}; calibrate, or use RoundNearest")
-        return {name: round_tensor(W, hessians[name], self.step * multiplier) for name, W in weights.items()}
+        return {name: self.round(W, hessians[name], self.step * multiplier) for name, W in weights.items()}
+
+    @staticmethod
+    def round(W: Tensor, curvature: Curvature, step: float) -> QTensor:
+        return round_tensor(W, curvature, step)
 
     @staticmethod
     def dequantize(qtensor: QTensor) -> Tensor:
@@ -80,12 +84,12 @@ def round_tensor(W: Tensor, curvature: Curvature, step: float) -> QTensor:
     W_RK = as_rows(W).double()
     rows, columns = quarters(W_RK, curvature, step)
     if columns is None:
-        return _pack(W, to_codes(W_RK, power_step(rows)[:, None], WIDE), {"rows": rows})
+        return pack(W, to_codes(W_RK, power_step(rows)[:, None], WIDE), {"rows": rows})
     steps_K = power_step(columns).double()
     U_KK = curvature.factor.U_KK / steps_K[curvature.factor.order_K]
     factor = replace(curvature.factor, U_KK=U_KK)
     codes_KR = solve([W_RK / steps_K], [factor], [power_step(rows)[:, None]], WIDE, BLOCK)[0]
-    return _pack(W, codes_KR.T, {"rows": rows, "columns": columns})
+    return pack(W, codes_KR.T, {"rows": rows, "columns": columns})
 
 
 def quarters(W_RK: Tensor, curvature: Curvature, step: float) -> tuple[Tensor, Tensor | None]:
@@ -110,7 +114,7 @@ def _unclipped(rows: Tensor, W_RK: Tensor) -> Tensor:
     return torch.maximum(rows, exponents(W_RK.abs().amax(dim=1) / WIDE.limit) + QUARTERS)
 
 
-def _pack(W: Tensor, codes_RK: Tensor, steps: Mapping[str, Tensor]) -> QTensor:
+def pack(W: Tensor, codes_RK: Tensor, steps: Mapping[str, Tensor]) -> QTensor:
     """The codes in bytes where they fit, and the exponents."""
     grid = Grid(8) if codes_RK.numel() and codes_RK.abs().max() <= Grid(8).limit else WIDE
     parts = {"codes": integers(codes_RK, grid).reshape(tuple(W.shape))}

@@ -28,6 +28,7 @@ from golf.publish.use.source import Source, open_source
 from golf.quant import reach, report
 from golf.quant.apply import Calibration, Plan, QuantSpec
 from golf.quant.squeeze import Squeeze
+from golf.quant.trellis import Trellis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +48,9 @@ def squeeze(effort: str, window: int) -> QuantizeSettings:
     """The most for the bytes, by calibration windows of `window` tokens."""
     calibration = Calibration(sequences=max(1, EFFORTS[effort] // window), rows=max(1, TOGETHER // window))
     learn = Squeeze().learn if effort == "default" else 0
-    return QuantizeSettings(quant=Squeeze(calibration=calibration, learn=learn), pack=PackSpec(codec=Rans()))
+    two_grids = dict.fromkeys(("matrix", "head", "embed"), Trellis())
+    quant = Squeeze(**two_grids, calibration=calibration, learn=learn)
+    return QuantizeSettings(quant=quant, pack=PackSpec(codec=Rans()))
 
 
 def quantize_weights(

@@ -1,0 +1,117 @@
+"""Two grids that take turns: the same path as an exhaustive search, fewer bytes for the same loss, exact reading."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_waterfill import curved
+
+from golf.contracts import ArtifactError, QTensor
+from golf.pack import rans
+from golf.quant.apply import dequantize
+from golf.quant.fisher import Curvature
+from golf.quant.ramp import join
+from golf.quant.trellis import NEXT, WAYS, Trellis, halves, path, visits
+from golf.quant.waterfill import round_tensor
+
+
+def spelled(codes: list[int]) -> list[float]:
+    """Levels in steps, one code at a time."""
+    state, found = 0, []
+    for code in codes:
+        shift = 0.5 if state > 1 else 0.0
+        found.append(code - shift * np.sign(code))
+        state = NEXT[state][code % 2]
+    return found
+
+
+def test_ways_are_the_transitions_backwards():
+    for state, pair in enumerate(WAYS):
+        assert [NEXT[way >> 1][way & 1] for way in pair] == [state, state]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(-30000, 30000), max_size=40), st.randoms())
+def test_levels_are_told_by_parities_in_visiting_order(codes, random):
+    order = random.sample(range(len(codes)), len(codes))
+    found = halves(torch.tensor(codes).reshape(-1, 1), torch.tensor(order, dtype=torch.int64))[:, 0]
+    assert (found[order] / 2).tolist() == spelled([codes[place] for place in order])
+
+
+def test_the_path_is_the_best_there_is():
+    """Without feedback Viterbi is exact: no other codes of a short row come nearer."""
+    W_KR = 0.9 * torch.randn(5, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    codes_KR = path(W_KR, torch.eye(5, dtype=torch.float64)).long()
+    read_KR = halves(codes_KR, torch.arange(5)) / 2
+    tried = {codes: np.array(spelled(list(codes))) for codes in itertools.product(range(-3, 4), repeat=5)}
+    levels = np.stack(list(tried.values()))
+    for row in range(8):
+        best = ((levels - W_KR[:, row].numpy()) ** 2).sum(1).min()
+        assert ((read_KR - W_KR)[:, row] ** 2).sum().item() == pytest.approx(best)
+
+
+def test_paths_do_not_depend_on_the_block():
+    W, curvature = curved(30, 50)
+    W_KR, U_KK = W.double().T / 0.02, curvature.factor.U_KK / curvature.factor.U_KK.diagonal()
+    assert all(torch.equal(path(W_KR, U_KK, block), path(W_KR, U_KK, 50)) for block in (1, 7, 20))
+
+
+def test_better_than_one_grid():
+    """Loss and bytes together, at the exchange rate that steps imply, where codes carry some five bits."""
+    W, curvature = curved(256, 64)
+    step = 0.0007
+    two, one = Trellis.round(W, curvature, step), round_tensor(W, curvature, step)
+    assert (two.method, one.method) == ("trellis", "waterfill")
+
+    def price(q: QTensor) -> float:
+        bits = rans.bits(rans.Stream(q.parts["codes"].ravel(), 65535, 64, heights=(256,)))
+        return curvature.loss(W - dequantize({"w": q})["w"]) + 2 * np.log(2) * step**2 / 24 * bits
+
+    assert price(two) < price(one) - 0.05 * W.numel() * 2 * np.log(2) * step**2 / 24
+
+
+def test_mostly_zeros_and_controls_keep_one_grid():
+    W, curvature = curved(20, 30)
+    assert Trellis.round(W, curvature, 0.5).method == "waterfill"
+    assert Trellis.round(W, Curvature("w", None, torch.ones(20)), 0.01).method == "waterfill"
+
+
+def test_an_input_that_never_came_becomes_nothing():
+    W, curvature = curved(20, 30)
+    H_KK = curvature.inputs_KK.clone()
+    H_KK[3] = H_KK[:, 3] = 0
+    q = Trellis.round(W, replace(curvature, inputs_KK=H_KK), 0.003)
+    assert q.method == "trellis" and not dequantize({"w": q})["w"][:, 3].any()
+
+
+def test_rows_of_two_roundings_are_read_as_they_were():
+    W, curvature = curved(20, 30)
+    fine, coarse = ({"w": Trellis.round(W, curvature, step)} for step in (0.003, 0.004))
+    mixed = join(fine, coarse, 7 * 30)
+    read = dequantize(mixed)["w"]
+    assert mixed["w"].method == "trellis"
+    assert torch.equal(read[:7], dequantize(fine)["w"][:7]) and torch.equal(read[7:], dequantize(coarse)["w"][7:])
+
+
+def test_tensors_of_two_methods_are_not_joined():
+    W, curvature = curved(20, 30)
+    one, two = ({"w": method(W, curvature, 0.003)} for method in (round_tensor, Trellis.round))
+    assert join(two, one, 7 * 30) == one and join(two, one, 20 * 30) == two
+
+
+def test_what_does_not_fit_together_is_refused():
+    q = Trellis.round(*curved(5, 6), 0.001)
+    assert visits(torch.from_numpy(q.parts["columns"])).sort().values.tolist() == list(range(6))
+    for parts in (
+        q.parts | {"columns": q.parts["columns"][:-1]},
+        q.parts | {"rows": q.parts["rows"][:-1]},
+        {part: array for part, array in q.parts.items() if part != "columns"},
+    ):
+        with pytest.raises(ArtifactError):
+            Trellis.dequantize(replace(q, parts=parts))
