@@ -9,6 +9,7 @@ VERBS = "packs|rounds|reads|scores|keeps|moves|learns|spends".split("|")
 OBJECTS = "its weights|the bytes|a stream|every token|what is left|the scale|two halves|the text".split("|")
 
 RECIPE = '''
+from golf.arch.pieces import Pieces
 from golf.arch.unet import BigramHash, UNetSpec, ValueEmbedding
 from golf.data.local import Documents
 from golf.eval.sliding import SlidingWindow
@@ -27,7 +28,8 @@ RECIPE = Recipe(
                    values=ValueEmbedding(dim=8, layers=(-1,)), rope_dims=4, rope_length=32),
     train=TrainSpec(steps=8, batch_tokens=512, seq_len=32, rows=8, warmup_steps=1,
                     stages=(Stage(begin=0.75, fake_quant=True),), matrix=Muon(), log_every=2,
-                    head=AdamW(lr=0.01), embed=AdamW(lr=0.01), control=AdamW(lr=0.01), checkpoint_seconds=0),
+                    head=AdamW(lr=0.01), embed=AdamW(lr=0.01), control=AdamW(lr=0.01), checkpoint_seconds=0,
+                    attention=Pieces(rows=16)),
     quant=QuantSpec(matrix=GPTQ(bits=6), head=GPTQ(bits=8, k=20.0), embed=RoundNearest(bits=8, k=20.0),
                     control=Keep("float16"), calibration=Calibration(sequences=8, rows=4)),
     pack=PackSpec(codec=Zstd(), script="plain"),  # at once: the dense one has tests of its own

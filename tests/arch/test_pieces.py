@@ -35,14 +35,14 @@ def query_by_query(q, k, v, starts=None):
 
 
 @pytest.mark.parametrize(
-    ("time", "count", "groups", "pieces"), [(13, 4, 2, 4), (8, 3, 3, 8), (5, 4, 1, 8), (7, 2, 2, 1)]
+    ("time", "count", "groups", "rows"), [(13, 4, 2, 8), (8, 3, 3, 1), (5, 4, 1, 3), (7, 2, 2, 64)]
 )
 @pytest.mark.parametrize("documents", [False, True])
-def test_values_and_gradients_are_those_of_single_queries(time, count, groups, pieces, documents):
+def test_values_and_gradients_are_those_of_single_queries(time, count, groups, rows, documents):
     torch.manual_seed(0)
     q, k, v = heads(2, time, count, 4), heads(2, time, groups, 4), heads(2, time, groups, 4)
     starts = torch.rand(2, time) < 0.25 if documents else None
-    got = Pieces(count=pieces).attend(q, k, v, bias(starts, time, time, q))
+    got = Pieces(rows=rows).attend(q, k, v, bias(starts, time, time, q))
     wanted = query_by_query(q, k, v, starts)
     torch.testing.assert_close(got, wanted)
     back = torch.randn_like(got)
@@ -53,18 +53,18 @@ def test_the_last_queries_alone():
     torch.manual_seed(0)
     q, k, v = heads(2, 5, 4, 4), heads(2, 11, 2, 4), heads(2, 11, 2, 4)
     wanted = query_by_query(q, k, v)
-    torch.testing.assert_close(Pieces(count=2).attend(q, k, v, None), wanted)
-    torch.testing.assert_close(Pieces(count=2).attend(q, k, v, bias(None, 11, 5, q)), wanted)
+    torch.testing.assert_close(Pieces(rows=6).attend(q, k, v, None), wanted)
+    torch.testing.assert_close(Pieces(rows=6).attend(q, k, v, bias(None, 11, 5, q)), wanted)
 
 
 def test_later_tokens_change_nothing():
     torch.manual_seed(0)
     q, k, v = heads(1, 20, 4, 8), heads(1, 20, 2, 8), heads(1, 20, 2, 8)
-    before = Pieces().attend(q, k, v, None)
+    before = Pieces(rows=14).attend(q, k, v, None)
     with torch.no_grad():
         for tensor in (q, k, v):
             tensor[:, 10:] = 100 * torch.randn(1)
-    torch.testing.assert_close(Pieces().attend(q, k, v, None)[:, :10], before[:, :10], atol=0, rtol=0)
+    torch.testing.assert_close(Pieces(rows=14).attend(q, k, v, None)[:, :10], before[:, :10], atol=0, rtol=0)
 
 
 def unet_job(**changes):
@@ -86,7 +86,7 @@ def test_a_training_step_attends_as_its_spec_says(monkeypatch):
     calls, attend = [], Pieces.attend
     monkeypatch.setattr(Pieces, "attend", lambda *given: calls.append(1) or attend(*given))
     losses, grads = [], []
-    for job in (unet_job(), unet_job(attention=Pieces(count=3))):
+    for job in (unet_job(), unet_job(attention=Pieces(rows=14))):
         loss = job.evaluate(ids, targets)
         loss.backward()
         losses.append(loss.detach())
@@ -112,6 +112,6 @@ def test_an_error_inside_leaves_nothing_behind():
     assert attention.chosen is None
 
 
-def test_a_sequence_has_a_piece_at_least():
-    with pytest.raises(SpecError, match="Pieces.count=0 must be at least 1"):
-        Pieces(count=0)
+def test_a_piece_has_a_row_at_least():
+    with pytest.raises(SpecError, match="Pieces.rows=0 must be at least 1"):
+        Pieces(rows=0)
