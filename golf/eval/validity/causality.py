@@ -27,6 +27,7 @@ FLOOR = -30.0
 # Cuts that are enough however fast the predictor is.
 MOST = 400
 
+FIXED = "a fixed predictor: nothing adapts, C1a says what it depends on"
 STRUCTURAL = "one distribution is on record before its target leaves the driver's process"
 
 
@@ -286,7 +287,7 @@ def adaptation(predictor: Any, artifact: Any, tokens: np.ndarray, draw: np.rando
     if not isinstance(predictor, Stretches):
         return [passed("C1c", STRUCTURAL)]
     if not hasattr(predictor, "horizon"):
-        return [beside_the_point("C1c", "a fixed predictor: nothing adapts, C1a says what it depends on")]
+        return [beside_the_point("C1c", FIXED)]
     cut = len(tokens) * 3 // 4
     base = rows(predictor, artifact, tokens)
     changed = tokens.copy()

@@ -44,7 +44,7 @@ class Masses:
             return failed("C2a", why, position=self.at, numbers=[self.worst, 1.0])
         if not self.seen:
             return unchecked("C2a", "no distribution was recorded")
-        few = f", fewer than the {ENOUGH_MASSES:,} wanted: the predictor is slow" if self.seen < ENOUGH_MASSES else ""
+        few = f", fewer than the {ENOUGH_MASSES:,} wanted here" if self.seen < ENOUGH_MASSES else ""
         return passed("C2a", f"{self.seen:,} distributions, the farthest adds up to {self.worst:.8f}{few}")
 
 

@@ -66,6 +66,9 @@ class Ours:
     def advance(self, state: Any, targets_T: Any) -> Any:
         return self._inner.advance(state, targets_T)
 
+    def horizon(self, state: Any) -> int | None:
+        return self._inner.horizon(state) if hasattr(self._inner, "horizon") else None
+
     def evaluate(self, artifact: str, tokens: Any) -> Iterator[tuple[int, float]]:
         """Positions and nats as `golf run` sums them up, in stream order: where nothing adapts, a batch of windows may
         score a later document first, and what a fixed model says of one does not depend on the other."""

@@ -92,7 +92,11 @@ def _adapting(
     wanted = length
     if hasattr(remote, "horizon"):
         state = remote.observe(remote.open(subject.artifact), int(subject.tokens[0]))
-        wanted = max(length, 3 * (remote.horizon(state) or length) // 2)
+        learns = remote.horizon(state)
+        if learns is None:
+            yield beside_the_point("C1c", causality.FIXED)
+            return
+        wanted = max(length, 3 * learns // 2)
         spent = remote.seconds / max(remote.asked, 1)
         if wanted > 64 * length or spent * wanted / length > tier.probe:
             yield unchecked("C1c", f"one update takes {wanted:,} targets, more than the {tier.name} tier has time for")
