@@ -120,11 +120,16 @@ class ChunkPredictor:
         return self.advance(state, np.array([token]))
 
     def advance(self, state: State, targets_T: np.ndarray) -> State:
-        # The stream's first token is shown too, and is no target.
-        state.waiting += len(targets_T) if state.past.end else len(targets_T) - 1
-        state.past.extend(targets_T.astype(np.int64), keeps_apart(state.model))
-        if state.waiting < self.spec.chunk:
-            state.past.forget(max(self.spec.window, state.waiting + 1))
+        while len(targets_T):  # chunk by chunk, though nobody asked for a distribution between them
+            if state.waiting == self.spec.chunk:
+                self.learn(state)
+            # The stream's first token is shown too, and is no target.
+            count = min(len(targets_T), self.horizon(state) + (not state.past.end))
+            state.waiting += count if state.past.end else count - 1
+            state.past.extend(targets_T[:count].astype(np.int64), keeps_apart(state.model))
+            if state.waiting < self.spec.chunk:
+                state.past.forget(max(self.spec.window, state.waiting + 1))
+            targets_T = targets_T[count:]
         return state
 
     def horizon(self, state: State) -> int:

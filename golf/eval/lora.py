@@ -184,6 +184,14 @@ class DocumentPredictor:
         return self.spec.chunk - state.waiting % self.spec.chunk
 
     def advance(self, state: State, targets_T: np.ndarray) -> State:
+        while len(targets_T):  # chunk by chunk, though nobody asked for a distribution between them
+            if state.waiting == self.spec.chunk and targets_T[0] != self.spec.bos:
+                self._learn(state)
+            count = min(len(targets_T), self.horizon(state) + (not len(state.text)))
+            state, targets_T = self._show(state, targets_T[:count]), targets_T[count:]
+        return state
+
+    def _show(self, state: State, targets_T: np.ndarray) -> State:
         *_, begin = 0, *np.flatnonzero(targets_T == self.spec.bos).tolist()
         if targets_T[begin] == self.spec.bos or not len(state.text):
             # A new document, and for the stream's first token no target before it.

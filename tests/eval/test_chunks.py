@@ -12,7 +12,7 @@ from torch import nn
 from golf.arch.unet import UNetSpec
 from golf.contracts import ByteTable, SpecError
 from golf.eval.chunks import ChunkSGD
-from golf.eval.validity import driver
+from golf.eval.validity import causality, driver
 from golf.host import Host
 
 VOCAB, BOS = 30, 1
@@ -135,3 +135,10 @@ def test_rates_and_refusals():
     for wrong in ({"chunk": 0}, {"lr": 0.0}, {"momentum": 1.0}, {"stride": 5000}):
         with pytest.raises(SpecError, match=next(iter(wrong))):
             ChunkSGD(**wrong)
+
+
+@pytest.mark.parametrize("place", (1, 41, 42, 81, 97))
+def test_shown_in_one_go_it_learns_as_it_does_when_asked_in_between(place):
+    model, tokens = unet(), stream(100)
+    row = causality.step(SPEC.predictor(), model, tokens[:place].astype(np.int64))
+    assert -row[tokens[place]] == pytest.approx(told(SPEC, model, tokens)[1][place - 1], abs=2e-4)

@@ -14,7 +14,7 @@ from golf.arch.unet import UNetSpec
 from golf.contracts import ByteTable, SpecError
 from golf.eval.adapters import Adapters, adaptable
 from golf.eval.lora import DocumentLoRA
-from golf.eval.validity import driver
+from golf.eval.validity import causality, driver
 from golf.host import Host
 
 VOCAB, BOS = 30, 1
@@ -174,3 +174,10 @@ def test_refusals():
             DocumentLoRA(**{**vars(SPEC), **wrong})
     with pytest.raises(SpecError, match="no hidden matrix of the model is named 'c_x'; there are c_k"):
         told(DocumentLoRA(**{**vars(SPEC), "layers": ("c_x",)}), unet(), stream(9))
+
+
+@pytest.mark.parametrize("place", (1, 5, 6, 30, 97))
+def test_shown_in_one_go_it_learns_as_it_does_when_asked_in_between(place):
+    model, tokens = unet(), stream(100)
+    row = causality.step(SPEC.predictor(), model, tokens[:place].astype(np.int64))
+    assert -row[tokens[place]] == pytest.approx(told(SPEC, model, tokens)[1][place - 1], abs=2e-4)

@@ -42,10 +42,15 @@ def predictor(
             yield failed("C2a", why)
             yield failed("C2c", why)
             return
+        told: set[str] = set()
         try:
-            yield from _probe(subject, remote, tier, draw, facts)
+            for verdict in _probe(subject, remote, tier, draw, facts):
+                told.add(verdict.check)
+                yield verdict
         except PredictorError as error:
             yield process.failure(error)
+            why = f"the predictor answered no more: {error}"
+            yield from (unchecked(check, why) for check in CHECKS if check not in told)
 
 
 def _probe(
