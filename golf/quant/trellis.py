@@ -67,7 +67,9 @@ class Trellis(Waterfill):
         """As codes of one grid of half the step. Raises ArtifactError for parts that are not what `round` stores."""
         codes, columns, rows = take_parts(qtensor, codes=np.integer, columns=np.integer, rows=np.integer)
         if codes.shape[-1:] == columns.shape:
-            halves_KR = halves(as_rows(torch.from_numpy(codes.astype(np.int64))).T, visits(torch.from_numpy(columns)))
+            halves_KR = halves(
+                as_rows(torch.from_numpy(codes.astype(np.int64))).T, visits(torch.from_numpy(columns.astype(np.int64)))
+            )
             codes = halves_KR.T.reshape(codes.shape).numpy()
         return Waterfill.dequantize(
             replace(qtensor, parts={"codes": codes, "rows": rows.astype(np.int64) - QUARTERS, "columns": columns})
@@ -76,7 +78,7 @@ class Trellis(Waterfill):
 
 def visits(columns_K: Tensor) -> Tensor:
     """Columns by falling step: the quietest inputs first, as `Curvature.factor` has it, but told by what is stored."""
-    return torch.argsort(columns_K.long(), descending=True, stable=True)
+    return torch.argsort(columns_K, descending=True, stable=True)
 
 
 def halves(codes_KR: Tensor, order_K: Tensor) -> Tensor:
