@@ -46,6 +46,9 @@ class Rehearsed(Squeeze):
         super().__post_init__()
         if not 0 < self.share <= 1:
             raise SpecError(f"share={self.share} of the calibration text is outside (0, 1]; 0.25 is quick")
+        for method in (self.matrix, self.head, self.embed, self.control):
+            if isinstance(method, Waterfill) and type(method) is not Waterfill:
+                raise SpecError(f"Rehearsed rounds to one grid and {method.name!r} to others; give it Waterfill")
 
     def rehearse(
         self, model: nn.Module, batches: Callable[[], Iterable[Tensor]], cap: int | None, train: Any, host: Host

@@ -19,6 +19,7 @@ from golf.quant.apply import Calibration, dequantize, quantize
 from golf.quant.fisher import Curvature
 from golf.quant.nearest import Keep
 from golf.quant.rehearse import Rehearsed, aim, rate, reach
+from golf.quant.trellis import Trellis
 from golf.quant.waterfill import round_tensor
 from golf.train import compiler, engine
 from golf.train.job import Job
@@ -266,6 +267,8 @@ def test_methods_without_steps_rehearse_their_own():
 def test_what_cannot_work_is_refused():
     with pytest.raises(SpecError, match=r"share=0 of the calibration text is outside \(0, 1\]"):
         replace(QUANT, share=0)
+    with pytest.raises(SpecError, match="rounds to one grid and 'trellis' to others"):
+        replace(QUANT, matrix=Trellis())
     with pytest.raises(SpecError, match="no stage to rehearse in"):
         rehearsal(Toy(), train=replace(TRAIN, stages=()))
     late = replace(TRAIN, steps=None, seconds=0.001)
