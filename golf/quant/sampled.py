@@ -21,7 +21,7 @@ from golf.quant.fit import AIM, SLACK, check_least, sensible
 from golf.quant.grid import as_rows
 from golf.quant.nearest import RoundNearest
 
-ELEMENTS = 1 << 22
+ELEMENTS = 1 << 20
 # A sample may promise this much too little; only a cap further below what it says is refused on its word.
 TRUST = 0.97
 PASSES = 6
@@ -45,10 +45,13 @@ class Sizes:
         elements: int = ELEMENTS,
     ) -> None:
         self._roles, self._size_of, self._spec = roles, size_of, _without_hessians(spec)
-        whole = {name for name, W in weights.items() if W.ndim < 2 or W.numel() < spec.small}
-        self._stride = -(-sum(W.numel() for name, W in weights.items() if name not in whole) // elements) or 1
+        methods = {name: spec.method(roles[name], W.numel()) for name, W in weights.items()}
+        whole = {name for name, W in weights.items() if W.ndim < 2 or not isinstance(methods[name], OnGrid)}
+        total = sum(W.numel() for name, W in weights.items() if name not in whole)
+        stride = -(-total // elements) or 1
         self._whole = {name: weights[name].float() for name in whole}
-        self._rows = {name: as_rows(W)[:: self._stride].float() for name, W in weights.items() if name not in whole}
+        self._rows = {name: _every(as_rows(W), stride) for name, W in weights.items() if name not in whole}
+        self._share = total / max(1, sum(W_RK.numel() for W_RK in self._rows.values()))
         self._known: dict[float, float] = {}
         rows = self._quantized(self._rows, 0.0, small=0)
         none = {name: _emptied(qtensor) for name, qtensor in rows.items()}
@@ -59,7 +62,7 @@ class Sizes:
     def at(self, octaves: float) -> float:
         if octaves not in self._known:
             rows = self._size_of(self._quantized(self._rows, octaves, small=0))
-            self._known[octaves] = self._fixed + self._stride * (rows - self._frame)
+            self._known[octaves] = self._fixed + self._share * (rows - self._frame)
         return self._known[octaves]
 
     def octaves(self, bytes_: float) -> float:
@@ -111,6 +114,11 @@ def _without_hessians(spec: QuantSpec) -> QuantSpec:
         return RoundNearest(bits=method.bits, k=method.k, clip=method.clip)
 
     return replace(spec, **{role: stand_in(getattr(spec, role)) for role in ("matrix", "head", "embed")})
+
+
+def _every(W_RK: Tensor, stride: int) -> Tensor:
+    """Each stride-th row, the middle one of as many; one at least."""
+    return W_RK[min(stride // 2, len(W_RK) - 1) :: stride].float()
 
 
 def _emptied(qtensor: QTensor) -> QTensor:
