@@ -56,7 +56,9 @@ def run(
     trackers: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Train, compress and score RECORD (a record folder or a recipe file).
+    """Train, compress and score RECORD.
+
+    RECORD is a record folder or a recipe file.
 
     A seed that fails does not stop the others; OUT/results.json puts those together that have finished.
     """
@@ -85,7 +87,10 @@ def run(
 def import_(
     checkpoint: Path, family: str, config: Path | None, tokenizer: Path | None, rename: Path | None, output: Path
 ) -> None:
-    """Turn an original CHECKPOINT (.safetensors, .pt, .bin or a folder) into golf's weights file."""
+    """Turn an original CHECKPOINT into golf's weights file.
+
+    CHECKPOINT is a .safetensors, .pt, .pth or .bin file, or a folder of transformers; nothing in it is executed.
+    """
     from golf.publish.use import original
 
     parameters = original.import_weights(checkpoint, family, config, tokenizer, rename, output)
@@ -98,7 +103,10 @@ def import_(
 @click.option("-o", "--output", "folder", type=FOLDER, required=True, help="Folder for the files.")
 @click.option("--tokenizer", type=FILE, help="The tokenizer, when it does not lie beside RUN.")
 def export(run: Path, form: str, folder: Path, tokenizer: Path | None) -> None:
-    """Write RUN (a run folder, an artifact or weights) as other code reads it."""
+    """Write a model in the form that other code reads.
+
+    RUN is a run folder, an artifact or weights.
+    """
     from golf.publish.use import source
 
     module = importlib.import_module({"original": "golf.publish.use.original", "hf": "golf.publish.hf.folder"}[form])
@@ -133,7 +141,10 @@ def quantize(
     assignments: Sequence[str],
     as_json: bool,
 ) -> None:
-    """Quantize and pack WEIGHTS (.safetensors of golf) into an artifact."""
+    """Quantize and pack WEIGHTS into an artifact.
+
+    WEIGHTS is a .safetensors file of `golf run` or `golf import`.
+    """
     from golf.publish import terminal
     from golf.publish.use import convert, large
 
@@ -211,7 +222,9 @@ def _score_tasks(source: Path, tokenizer: Path | None, tasks: Sequence[str], lim
 @click.argument("path", metavar="RUN_OR_SUBMISSION", type=FOLDER)
 @json_option
 def check(path: Path, as_json: bool) -> None:
-    """Compare what RUN_OR_SUBMISSION says with its files and logs; exits 1 when over the cap or when one disagrees.
+    """Compare RUN_OR_SUBMISSION with its own files and logs.
+
+    Exits 1 when it is over the cap or something disagrees.
 
     Also takes a record folder with its results, and the submission.json of a submission made elsewhere.
     """
@@ -243,7 +256,10 @@ def check(path: Path, as_json: bool) -> None:
 def submit(
     runs: Sequence[Path], output: Path, parent: Path | None, artifacts: bool, as_json: bool, **given: str | None
 ) -> None:
-    """Write a submission of finished RUNs: README, metadata, the one-file script, logs."""
+    """Write a submission of finished RUNs.
+
+    README, metadata, the one-file script, logs, tokenizer and artifacts. RUN is OUT or OUT/<seed> of `golf run`.
+    """
     from golf.publish.submit import folder as submission
     from golf.publish.submit import seeds
 
@@ -286,36 +302,51 @@ def board(paths: Sequence[Path], html: Path | None, match: str | None, title: st
 @cli.command()
 @click.argument("runs", metavar="RUN [OTHER]", type=FOLDER, nargs=-1, required=True)
 @click.option("-o", "--output", type=FILE, default=Path("report.html"), show_default=True)
-@click.option("--tokens", type=click.IntRange(0), default=50_000, show_default=True, help="Text read closely.")
+@click.option("--tokens", type=click.IntRange(0), default=50_000, show_default=True,
+              help="Validation text read closely.")  # fmt: skip
 @click.option("--costs", type=click.FloatRange(0), default=60.0, show_default=True,
               help="Seconds for measuring what rounding each tensor costs.")  # fmt: skip
 @json_option
 def report(runs: Sequence[Path], output: Path, tokens: int, costs: float, as_json: bool) -> None:
-    """One self-contained page on a RUN: curves, bytes, errors, what is hard to predict. Two runs are compared."""
+    """Write one self-contained page on a RUN, or on two.
+
+    Curves, bytes, what rounding did and costs, what is hard to predict. RUN is OUT/<seed> of `golf run`.
+    """
     from golf.publish.report import page as reports
 
-    found = reports.write(runs, output, tokens, costs)
+    values = reports.write(runs, output, tokens, costs)
     if as_json:
-        click.echo(json.dumps([reports.values(each) for each in found], indent=1))
+        click.echo(json.dumps(values, indent=1))
         return
     click.echo(f"{output}: {output.stat().st_size:,} bytes, opens from disk")
 
 
 @cli.command()
 @click.argument("record", type=FOLDER)
-@click.option("--set", "assignments", multiple=True, metavar="PATH=V1,V2", help="Values to try, or low..high.")
-@click.option("--method", type=click.Choice(["grid", "random", "tpe"]), default="grid", show_default=True)
+@click.option("--set", "assignments", multiple=True, metavar="PATH=V1,V2",
+              help="Values to try, or low..high[:log]; with one value, for all points. May be repeated.")  # fmt: skip
+@click.option("--method", type=click.Choice(["grid", "random", "tpe"]), default="grid", show_default=True,
+              help="Every combination, points drawn from all, or Optuna's TPE.")  # fmt: skip
 @click.option("--trials", type=click.IntRange(1), default=20, show_default=True, help="Points of random and tpe.")
 @click.option("--seeds", type=click.IntRange(1), default=1, show_default=True, help="Runs of each point.")
 @click.option("--out", type=FOLDER, help="Files of the runs.  [default: runs/<record>-sweep]")
 @click.option("--join", metavar="STORAGE", help="Journal file on a shared disk, or postgresql://...  [default: in OUT]")
 @click.option("--ranks", type=click.IntRange(1), default=1, show_default=True, help="Processes of each run.")
-@click.option("--patience", type=float, default=120.0, show_default=True, help="Seconds until a silent worker is dead.")
+@click.option("--patience", type=click.FloatRange(0, min_open=True), default=120.0, show_default=True,
+              help="Seconds until a silent worker counts as dead.")  # fmt: skip
 @json_option
 def sweep(
     record: Path, out: Path | None, join: str | None, ranks: int, patience: float, as_json: bool, **what: Any
 ) -> None:
-    """Try values of RECORD's fields; started again it goes on, started twice it shares the work."""
+    """Try many values of RECORD's fields.
+
+    Started again it goes on, started twice on one storage it shares the work. A point that looks hopeless before
+    quantization is spared its other seeds.
+
+    \b
+    golf sweep RECORD --set train.matrix.lr=0.02,0.03 --set train.ema=0.98,0.99
+    golf sweep RECORD --method tpe --trials 30 --set train.matrix.lr=0.01..0.1:log
+    """
     from golf.publish.sweep import study as sweeps
     from golf.publish.sweep import worker as sweep_worker
 
@@ -343,7 +374,9 @@ def sweep(
 def reproduce(
     path: Path, seed: int | None, score_only: bool, data: Path | None, out: Path | None, as_json: bool
 ) -> None:
-    """Run or score a published seed again; exits 1 when the score is not one its seeds let expect.
+    """Run or score a published seed again.
+
+    Exits 1 when the score is not one its seeds let expect.
 
     Also takes the folder of a run. This runs the recipe or script it finds there: know where you have it from.
     """
@@ -371,7 +404,10 @@ def reproduce(
 @set_option
 @json_option
 def bundle(record: Path, output: Path, assignments: Sequence[str], as_json: bool) -> None:
-    """Write RECORD and the code it needs as one file; print its bytes and the headroom."""
+    """Write RECORD and the code it needs as one file.
+
+    Prints its bytes and the headroom.
+    """
     from golf import recipe as recipes
     from golf import track as tracks
     from golf.host import write_atomic
@@ -412,7 +448,7 @@ def fetch(tokenizer: str, train_shards: int, repo: str | None, folder: Path | No
 
 @data.command("train-tokenizer")
 @click.argument("documents", type=FOLDER, nargs=-1, required=True)
-@click.option("--vocab", type=int, default=1024, show_default=True)
+@click.option("--vocab", type=int, default=1024, show_default=True, help="Tokens it knows.")
 @click.option("-o", "--output", type=FILE, required=True)
 def train_tokenizer(documents: Sequence[Path], vocab: int, output: Path) -> None:
     """Train a lossless SentencePiece tokenizer on DOCUMENTS (.jsonl[.zst] or .txt)."""
@@ -427,8 +463,8 @@ def train_tokenizer(documents: Sequence[Path], vocab: int, output: Path) -> None
 @data.command()
 @click.argument("documents", type=FOLDER, nargs=-1, required=True)
 @click.option("--tokenizer", type=FILE, required=True)
-@click.option("--split", type=click.Choice(["train", "val"]), required=True)
-@click.option("--shard-tokens", type=int, default=100_000_000, show_default=True)
+@click.option("--split", type=click.Choice(["train", "val"]), required=True, help="What the shards are for.")
+@click.option("--shard-tokens", type=int, default=100_000_000, show_default=True, help="Tokens of a shard.")
 @click.option("-o", "--output", "folder", type=FOLDER, required=True)
 def shard(documents: Sequence[Path], tokenizer: Path, split: str, shard_tokens: int, folder: Path) -> None:
     """Tokenize DOCUMENTS into shards of the challenge's format."""

@@ -69,7 +69,7 @@ class Recipe:
 def load(record: Path) -> Recipe:
     """The `RECIPE` of a record folder or of a recipe file. Raises SpecError when there is none."""
     file = record / "recipe.py" if record.is_dir() else record
-    if not file.is_file():
+    if not file.is_file() or file.suffix != ".py":
         raise SpecError(f"no recipe at {file}; name a record folder such as records/<track>/<date>_<name>")
     spec = importlib.util.spec_from_file_location("golf_record", file)
     module = importlib.util.module_from_spec(spec)

@@ -187,6 +187,28 @@ def test_without_the_corpus_the_page_says_so(three, golf, tmp_path, monkeypatch)
     assert "Not measured" in text and "is not on this machine" in text and "Hardest passages" not in text
 
 
+def test_without_the_artifact_the_rest_is_shown(three, golf, tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "1").mkdir()
+    for name in ("result.json", "events.jsonl"):
+        (tmp_path / "1" / name).write_bytes((three / "1" / name).read_bytes())
+    golf("report", tmp_path / "1", "-o", tmp_path / "r.html")
+    text = (tmp_path / "r.html").read_text()
+    assert "no longer holds artifact.golf" in text and "Training loss" in text and "Every tensor" not in text
+
+
+def test_a_run_that_was_killed(three, golf, tmp_path, chrome):
+    rows = (three / "1" / "events.jsonl").read_text().splitlines(keepends=True)
+    last = next(place for place, row in enumerate(rows) if '"step": 6' in row)
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "events.jsonl").write_text("".join(rows[: last + 1]) + '{"event": "st')
+    (values,) = json.loads(golf("report", tmp_path / "1", "-o", tmp_path / "r.html", "--json").stdout)
+    assert values["unfinished"] == "Step 6 is the last in its log, 62 % of training."
+    assert [step["step"] for step in values["steps"]] == [1, 2, 4, 6]
+    check_page(chrome, tmp_path / "r.html", 400)
+    assert chrome.ask("document.querySelectorAll('figure svg').length") == 4
+
+
 def test_one_seed_or_two_runs(three, golf, tmp_path):
     with pytest.raises(DataError, match="3 seeds; a report is of one"):
         golf("report", three, "-o", tmp_path / "r.html")

@@ -2,10 +2,13 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 import pytest
 
@@ -88,6 +91,29 @@ def test_the_front_and_the_count_of_slots(small, tmp_path):
     assert sweep.pareto([*sized, better, Outcome(3, {}, "failed")]) == [sized[0], better]
 
 
+def test_a_line_cut_off_in_the_journal_hides_no_other(small, tmp_path):
+    """A machine went down in mid-line: what is appended later is read, what was half written never was."""
+    file, made = tmp_path / "journal", plan(small, f"{LR}=0.01,0.02")
+    study = sweep.open_study(str(file), made)
+    trial = study.ask()
+    sweep.suggest(made, trial)
+    with open(file, "ab") as journal:
+        journal.write(b'{"op_code":6,"worker_id":"half')
+    study.tell(trial, 1.5)
+    assert [each.state for each in sweep.outcomes(sweep.open_study(str(file), made), made)] == ["complete", "open"]
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [("nonsense://x", "cannot be opened"), ("folder", "is a folder"), ("other.txt", "is no journal of a sweep")],
+)
+def test_storages_that_cannot_be(small, tmp_path, storage, message):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "other.txt").write_text("notes\n")
+    with pytest.raises(SpecError, match=message):
+        sweep.open_study(storage if "://" in storage else str(tmp_path / storage), plan(small, f"{LR}=0.01,0.02"))
+
+
 # -------------------------------------------------------------------------------------------------- runs of no model
 
 
@@ -158,7 +184,7 @@ def test_what_a_silent_worker_elsewhere_held_runs_again(small, played, tmp_path,
 
 # ---------------------------------------------------------------------------------------------------- real workers
 
-# A worker whose runs take a second and end with the learning rate as score: what is tested is who runs what.
+# A worker whose runs wait for a sign and end with the learning rate as score: what is tested is who runs what.
 WORKER = """
 import sys
 from golf.cli import cli
@@ -167,8 +193,9 @@ from golf.publish.submit import several
 RUN = '''
 import json, sys, time
 from pathlib import Path
-time.sleep(1)
 folder, result, lr = Path(sys.argv[1]), json.loads(Path(sys.argv[2]).read_text()), float(sys.argv[3])
+while not Path(sys.argv[4]).exists():
+    time.sleep(0.05)
 (folder / "result.json").write_text(json.dumps(result | {"val_bpb": lr, "val_bpb_unquantized": lr}))
 '''
 
@@ -176,35 +203,61 @@ def start(seeds, seed, environment, ranks=1):
     folder = seeds.out / str(seed)
     folder.mkdir(parents=True)
     lr = dict(text.split("=") for text in seeds.assignments)["train.matrix.lr"]
-    return several.subprocess.Popen([sys.executable, "-c", RUN, str(folder), sys.argv[1], lr])
+    return several.subprocess.Popen([sys.executable, "-c", RUN, str(folder), sys.argv[1], lr, sys.argv[2]])
 
 several.start = start
-cli(sys.argv[2:])
+cli(sys.argv[3:])
 """
 
 
-def test_two_workers_one_of_them_killed(small, three, tmp_path):
+@pytest.fixture(params=["journal", "postgresql"])
+def shared(request, tmp_path):
+    """A storage that two workers may share."""
+    if request.param == "journal":
+        yield str(tmp_path / "shared" / "journal")
+        return
+    pytest.importorskip("psycopg", reason="no driver here: pip install 'psycopg[binary]'")
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if not programs or shutil.which("runuser") is None or os.getuid() != 0:
+        pytest.skip("no PostgreSQL server here: apt-get install postgresql, as root")
+    home = tempfile.mkdtemp(prefix="golf-postgres-")
+    shutil.chown(home, "postgres")
+    tools = programs[-1].parent
+
+    def server(*words):
+        done = ["runuser", "-u", "postgres", "--", *map(str, words)]
+        subprocess.run(done, check=True, cwd=home, stdout=subprocess.DEVNULL)
+
+    server(tools / "initdb", "-D", f"{home}/data", "-A", "trust")
+    options = f"-c listen_addresses='' -c unix_socket_directories={home} -c fsync=off"
+    server(tools / "pg_ctl", "-D", f"{home}/data", "-o", options, "-l", f"{home}/log", "-w", "start")
+    yield f"postgresql:///postgres?host={home}&user=postgres"
+    server(tools / "pg_ctl", "-D", f"{home}/data", "-m", "immediate", "stop")
+    shutil.rmtree(home)
+
+
+def test_two_workers_one_of_them_killed(small, three, tmp_path, shared):
     """Its trial is run again; none is lost or counted twice."""
-    storage, rates = tmp_path / "shared" / "journal", "0.01,0.02,0.03,0.04"
-    words = [sys.executable, "-c", WORKER, str(three / "1" / "result.json"), "sweep", str(small), "--set"]
+    sign, rates = tmp_path / "sign", "0.01,0.02,0.03,0.04"
+    words = [sys.executable, "-c", WORKER, str(three / "1" / "result.json"), str(sign), "sweep", str(small), "--set"]
     pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True, "start_new_session": True}
     workers = [
-        subprocess.Popen([*words, f"{LR}={rates}", "--join", str(storage), "--out", str(tmp_path / name)], **pipes)
+        subprocess.Popen([*words, f"{LR}={rates}", "--join", shared, "--out", str(tmp_path / name)], **pipes)
         for name in ("one", "two")
     ]
     made = plan(small, f"{LR}={rates}")
-    while not storage.exists():
-        time.sleep(0.1)
-    study = sweep.open_study(str(storage), made)
+    study = sweep.open_study(shared, made)
 
     def at_work():
         return [t for t in study.get_trials(deepcopy=False) if t.state.name == "RUNNING" and "worker" in t.user_attrs]
 
-    while not (held := [t for t in at_work() if f":{workers[0].pid}:" in t.user_attrs["worker"]]):
-        time.sleep(0.02)
+    while len(at_work()) < 2:  # each holds one, and no run ends before the sign
+        time.sleep(0.05)
         assert all(worker.poll() is None for worker in workers)
+    held = [t for t in at_work() if f":{workers[0].pid}:" in t.user_attrs["worker"]]
     os.killpg(workers[0].pid, signal.SIGKILL)  # with the run it had started
     workers[0].communicate()  # until somebody asks how it ended, the process counts as there
+    sign.touch()
     _, said = workers[1].communicate(timeout=200)
     assert workers[1].returncode == 0, said
     found = json.loads((tmp_path / "two" / "sweep.json").read_text())["outcomes"]

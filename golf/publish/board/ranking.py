@@ -123,14 +123,22 @@ def find(path: Path) -> list[Row]:
         rows.append(_ours(file, seeds.read(file)))
         summed.add(file.parent)
     for file in sorted(path.rglob(published.METADATA)):
-        entry = published.read(file)
+        entry = _entry(file)
         rows.append(_ours(file, seeds.read(file.parent), entry) if "results" in entry.raw else _published(entry))
     for file in sorted(path.rglob(runs.RESULT)):
         if file.parent.parent not in summed and file.parent not in summed:
             rows.append(_ours(file, seeds.read(file.parent)))
     if not rows:
-        rows = [_published(published.read(file)) for file in sorted(path.glob("*.json"))]
+        rows = [_published(_entry(file)) for file in sorted(path.glob("*.json"))]
     return rows
+
+
+def _entry(file: Path) -> Entry:
+    """One of many: a file that cannot be read is a row that says so, and hides no other."""
+    try:
+        return published.read(file)
+    except DataError as error:
+        return Entry(path=file, notes=(str(error),))
 
 
 def _ours(file: Path, found: Seeds, entry: Entry | None = None) -> Row:

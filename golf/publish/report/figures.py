@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from golf.publish.report import plots
 from golf.publish.report.probe import Bucket
@@ -22,7 +22,8 @@ class Drawn(NamedTuple):
 class Plots:
     """Draws for one page."""
 
-    def __init__(self, findings: Sequence[Findings]) -> None:
+    def __init__(self, findings: Sequence[Any]) -> None:
+        """findings: those of `examine`; of a run that has not finished its curves alone can be drawn."""
         self._findings, self._page = findings, plots.Page()
 
     def curves(self) -> list[Drawn]:

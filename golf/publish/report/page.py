@@ -11,23 +11,29 @@ from golf.contracts import DataError
 from golf.host import write_atomic
 from golf.publish.board import lineage
 from golf.publish.render import render
+from golf.publish.report import unfinished
 from golf.publish.report.examine import Findings, examine
 from golf.publish.report.figures import Plots
 from golf.publish.submit import runs
 from golf.publish.terminal import ProgressBar
 
 
-def write(paths: Sequence[Path], output: Path, tokens: int, seconds: float) -> list[Findings]:
-    """Examine one run or two and write their page. Raises DataError for more, or a folder that is no run."""
+def write(paths: Sequence[Path], output: Path, tokens: int, seconds: float) -> list[dict[str, Any]]:
+    """Examine one run or two, write their page and return what was measured as plain values; of a run that has not
+    finished, what its log holds. Raises DataError for more, or a folder that is no run."""
     if len(paths) > 2:
         raise DataError(f"a report shows one run or compares two, got {len(paths)}")
+    if len(paths) == 1 and unfinished.is_unfinished(paths[0]):
+        run = unfinished.read(paths[0], *_labels(paths))
+        write_atomic(output, unfinished.page(run).encode())
+        return [unfinished.values(run)]
     folders = [find_run(path) for path in paths]
     with ProgressBar() as bar:
         findings = [examine(folder, tokens, seconds, bar) for folder in folders]
     for found, label in zip(findings, _labels(folders)):
         found.label = label
     write_atomic(output, page(findings).encode())
-    return findings
+    return [values(found) for found in findings]
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:

@@ -41,8 +41,11 @@ class Author:
 def author(name: str, folder: Path, given: dict[str, str | None]) -> Author:
     """What was given on the command line, else what git knows about the user, else the login name.
 
-    A date that begins the folder's name is the submission's.
+    A date that begins the folder's name is the submission's. Raises DataError for one that is none.
     """
+    stated = given.get("date")
+    if stated and not published.is_date(stated):
+        raise DataError(f"--date {stated} is no day of the calendar; write it as YYYY-MM-DD")
     login = _git("user.name") or getpass.getuser()
     begin = folder.resolve().name[:10]
     date = begin if published.is_date(begin) else datetime.now(UTC).date().isoformat()

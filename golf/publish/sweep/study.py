@@ -20,6 +20,7 @@ from rich.table import Table
 
 from golf import recipe as recipes
 from golf.contracts import SpecError
+from golf.publish.sweep.storage import connect, library
 
 if TYPE_CHECKING:
     import optuna
@@ -144,30 +145,14 @@ def suggest(plan: Plan, trial: optuna.Trial) -> dict[str, Any]:
     return point
 
 
-def library() -> Any:
-    """optuna, quiet. Raises SpecError when it is not installed."""
-    try:
-        import optuna
-    except ImportError as error:
-        raise SpecError("sweeps need optuna: pip install 'golf[sweep]'") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna
-
-
 def open_study(storage: str, plan: Plan) -> optuna.Study:
     """The study of a plan: made and filled by the first who comes, joined by the others.
 
-    storage: a journal file (on a disk that all share) or a database's URL such as postgresql://...
-    Raises SpecError when the storage holds a sweep of something else.
+    storage: as for `connect`. Raises SpecError when it cannot be used or holds a sweep of something else.
     """
     optuna = library()
-    if "://" in storage:
-        backend: Any = storage
-    else:
-        Path(storage).parent.mkdir(parents=True, exist_ok=True)
-        backend = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(storage))
     how = {
-        "storage": backend,
+        "storage": connect(storage),
         "study_name": STUDY,
         "sampler": optuna.samplers.TPESampler(constant_liar=True),
         "pruner": optuna.pruners.MedianPruner(n_startup_trials=3),

@@ -37,7 +37,10 @@ def generate(
     tokenizer: Path | None,
     as_json: bool,
 ) -> None:
-    """Continue texts with SOURCE: a run folder, an artifact or weights."""
+    """Continue texts with a model.
+
+    SOURCE is a run folder, an artifact or weights.
+    """
     from golf.eval.sampling import Sampling
     from golf.publish.use import generating
 
