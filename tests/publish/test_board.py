@@ -75,6 +75,42 @@ def test_kinds_of_evaluation_stay_apart(three, golf, tmp_path):
         golf("submit", three, "-o", tmp_path / "x", "--author", "A", "--parent", tmp_path / "rolling")
 
 
+SHAPES = {
+    "plain": '{"name": "a", "author": "x", "date": "2026-01-02", "val_bpb": 1.2, "bytes_total": 15000000}',
+    "no_std": '{"name": "b", "val_bpb": 1.19, "seeds": [1, 2]}',
+    "code_bytes": '{"name": "c", "val_bpb": 1.18, "bytes_total": 15999999, "code_bytes": 50000}',
+    "one_seed": '{"name": "d", "val_bpb": 1.17, "seeds": {"42": 1.17}}',
+    "many_seeds": '{"name": "e", "val_bpb": 1.16, "seeds": {"1": 1.15, "2": 1.17}}',
+    "timestamp": '{"name": "f", "val_bpb": 1.15, "date": "2026-02-03T04:05:06Z"}',
+    "null": '{"name": null, "val_bpb": null, "bytes_total": null, "track": null}',
+    "text": '{"name": "h", "val_bpb": "1.14", "bytes_total": "15 MB"}',
+    "nan": '{"name": "i", "val_bpb": NaN}',
+    "markup": '{"name": "<b>j</b> [bold]", "author": "[/]", "val_bpb": 1.13}',
+    "list": "[1, 2]",
+    "torn": '{"name": "l", "val_bpb": 1.1',
+    "bytes": b"\xff\xfe\x00",
+}
+
+
+def test_odd_ones_hide_no_others(chrome, golf, tmp_path):
+    """What cannot be read is a row that says so; what is not stated is not there."""
+    for name, text in SHAPES.items():
+        (tmp_path / "all" / name).mkdir(parents=True)
+        data = text if isinstance(text, bytes) else text.encode()
+        (tmp_path / "all" / name / "submission.json").write_bytes(data)
+    (group,) = json.loads(golf("board", tmp_path / "all", "--json", "--html", tmp_path / "b.html").stdout)
+    rows = {row["path"].split("/")[-2]: row for row in group["rows"]}
+    assert set(rows) == set(SHAPES)
+    scored = {name: row["val_bpb"] for name, row in rows.items() if row["val_bpb"] is not None}
+    assert scored == {"plain": 1.2, "no_std": 1.19, "code_bytes": 1.18, "one_seed": 1.17, "many_seeds": 1.16,
+                      "timestamp": 1.15, "markup": 1.13}  # fmt: skip
+    for name in ("list", "torn", "bytes", "nan", "text", "null"):
+        assert rows[name]["notes"], name
+    assert "[bold]" in golf("board", tmp_path / "all").stdout
+    check_page(chrome, tmp_path / "b.html", 400)
+    assert "<b>j</b>" in chrome.ask("document.body.innerText")
+
+
 def test_nothing_to_show_is_said(tmp_path, golf):
     for path, match in ((tmp_path, "no record"), (tmp_path / "none", "does not exist")):
         with pytest.raises(DataError, match=match):

@@ -15,6 +15,7 @@ from golf.contracts import DataError
 from golf.publish import files
 from golf.publish.board.lineage import ABSENT, changes
 from golf.publish.submit import runs, seeds, several
+from golf.train import checkpoint
 
 ME = ("--author", "Ann", "--github-id", "ann")
 
@@ -129,6 +130,9 @@ def test_without_artifacts(three, golf, tmp_path):
 
 
 def test_what_does_not_belong_together_is_refused(three, changed, golf, tmp_path, handed_in):
+    with pytest.raises(DataError, match="2026-02-30 is no day of the calendar"):
+        golf("submit", three, "-o", tmp_path / "dated", *ME, "--date", "2026-02-30")
+    assert not (tmp_path / "dated").exists()
     for words, match in (
         ((three / "1", changed / "2"), "another recipe"),
         ((three / "1", changed / "1"), "seed 1 is among the runs twice"),
@@ -269,6 +273,48 @@ def test_readers_never_see_a_broken_results_file(tmp_path):
             while len(seen) < 3 or max(seen) == before:
                 time.sleep(0.05)
             time.sleep(0.2)
+            writer.kill()
+            writer.wait()
+        stop.set()
+        for reader in readers:
+            reader.result()
+
+
+LOGGER = """
+import sys, time
+from pathlib import Path
+import torch
+from golf.contracts import emit
+from golf.events import JsonLines
+from golf.train import checkpoint
+log = JsonLines(Path(sys.argv[1]), append=True)
+for count in range(10**9):
+    emit(log, "step", step=count, text=str(count) * 400)
+    checkpoint.save(Path(sys.argv[2]), {"w": torch.full((20, 500), float(count))}, {"step": count})
+"""
+
+
+def test_a_run_is_read_while_it_goes_on_and_is_killed(tmp_path):
+    """Its log ends in a whole line, its checkpoint is one step's and no other's, whenever somebody looks."""
+    log, saved, stop, seen = tmp_path / "events.jsonl", tmp_path / "checkpoint", threading.Event(), set()
+
+    def read():
+        while not stop.is_set():
+            if log.exists():
+                for event in runs.events(log)[-3:]:
+                    assert event["text"] == str(event["step"]) * 400
+            if saved.exists():
+                tensors, about = checkpoint.load(saved)
+                assert (tensors["w"] == about["step"]).all()
+                seen.add(about["step"])
+
+    with ThreadPoolExecutor(20) as pool:
+        readers = [pool.submit(read) for _ in range(20)]
+        for _ in range(2):
+            seen.clear()
+            writer = subprocess.Popen([sys.executable, "-c", LOGGER, str(log), str(saved)])
+            while len(seen) < 5 and not any(reader.done() for reader in readers):
+                time.sleep(0.05)
             writer.kill()
             writer.wait()
         stop.set()
