@@ -291,7 +291,8 @@ def board(paths: Sequence[Path], html: Path | None, match: str | None, title: st
     groups = boards.board(paths or (Path("records"),), match)
     if html is not None:
         write_atomic(html, board_page.page(groups, title).encode())
-        click.echo(f"{html}: {sum(len(group.rows) for group in groups)} entries, {html.stat().st_size:,} bytes", err=as_json)
+        count = sum(len(group.rows) for group in groups)
+        click.echo(f"{html}: {count} entries, {html.stat().st_size:,} bytes", err=as_json)
     if as_json:
         click.echo(json.dumps(board_page.values(groups), indent=1))
     elif html is None:
