@@ -22,6 +22,7 @@ RESCORED = 1e-5  # another processor adds up in another order
 COPIED_STEPS = 5
 # How far a step's average time and the clock may be apart: warm-up steps are sometimes left out of one of them.
 AVERAGE_OFF = 0.05
+CLOCK_DIGIT = 0.1  # seconds: one line of a log rounds the clock to a tenth, the next says it in milliseconds
 # Quantizing does not help, and nothing legal adapts by as much: what is better than this is looked at.
 QUANTIZED_BETTER = 0.001
 
@@ -186,8 +187,8 @@ def _disagreement(seed: Seed, text: str, source_sha256: str | None) -> tuple[str
             return f"{step} steps of {each}{per} take {again:.1f} s, its clock says {spent:.1f} s", [again, spent]
     steps = [int(match[1]) for match in STEP.finditer(text)]
     readings = train_seconds(text)
-    for what, values in (("steps", steps), ("the training clock", readings)):
-        back = next((place for place in range(1, len(values)) if values[place] < values[place - 1]), None)
+    for what, values, rounded in (("steps", steps, 0), ("the training clock", readings, CLOCK_DIGIT)):
+        back = next((p for p in range(1, len(values)) if values[p] < values[p - 1] - rounded), None)
         if back is not None:
             return f"{what} run backwards from {values[back - 1]:g} to {values[back]:g}", values[back - 1 : back + 1]
     if seed.train_seconds is not None and readings and readings[-1] > seed.train_seconds + 0.1:

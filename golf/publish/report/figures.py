@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from golf.publish.report import plots
+from golf.publish.report import plots, tax
 from golf.publish.report.probe import Bucket
 
 if TYPE_CHECKING:
@@ -101,7 +101,8 @@ class Plots:
     def costs(self) -> Drawn | None:
         """What rounding a tensor was foretold to cost and was measured to, the costliest first."""
         known = [found.tax.measured if found.tax else {} for found in self._findings]
-        names = sorted(known[0], key=lambda name: -known[0][name])[:MOST]
+        loud = [name for name, cost in known[0].items() if cost >= tax.RESOLVED]
+        names = sorted(loud, key=lambda name: -known[0][name])[:MOST]
         if not names:
             return None
         caption = "What rounding one tensor alone costs, foretold by curvature and measured."

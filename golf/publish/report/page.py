@@ -11,7 +11,7 @@ from golf.contracts import DataError
 from golf.host import write_atomic
 from golf.publish.board import lineage
 from golf.publish.render import render
-from golf.publish.report import unfinished
+from golf.publish.report import tax, unfinished
 from golf.publish.report.examine import Findings, examine
 from golf.publish.report.figures import Plots
 from golf.publish.submit import runs
@@ -66,6 +66,7 @@ def page(findings: Sequence[Findings]) -> str:
         bytes_plot=plots.tensor_bytes(),
         error_plot=plots.errors(),
         cost_plot=plots.costs(),
+        resolved=tax.RESOLVED,
         text_plots=plots.text(),
         changes=changes,
         facts=[_facts(found) for found in findings],

@@ -23,6 +23,8 @@ from golf.quant.grid import as_rows
 
 TOKENS = 4096  # of validation text, in windows spread over it
 KEPT = 2**25  # numbers held of the untouched model's predictions: 128 MB
+AT_ONCE = 1024  # tokens of a forward pass
+RESOLVED = 1e-8  # bits per byte; what costs less is lost in the rounding of single precision
 CURVED = 16_384  # tokens of calibration text read for curvature
 
 
@@ -103,13 +105,14 @@ class _Probe:
     def __init__(self, model: nn.Module, text_BT: Tensor, host: Host) -> None:
         self._model, self._host = model, host
         self._parameters = dict(model.named_parameters())
-        self._windows = [row_T[None].to(host.device) for row_T in text_BT]
-        self._known = [self._predict(row_BT) for row_BT in self._windows]
+        rows = max(AT_ONCE // text_BT.shape[1], 1)
+        self._texts = [part_BT.to(host.device) for part_BT in text_BT.split(rows)]
+        self._known = [self._predict(part_BT) for part_BT in self._texts]
         self.tokens = text_BT.shape[0] * (text_BT.shape[1] - 1)
 
     @torch.no_grad()
-    def _predict(self, row_BT: Tensor) -> Tensor:
-        return F.log_softmax(self._model(row_BT[:, :-1]).float(), dim=-1)
+    def _predict(self, part_BT: Tensor) -> Tensor:
+        return F.log_softmax(self._model(part_BT[:, :-1]).float(), dim=-1)
 
     @torch.no_grad()
     def look(self, others: Mapping[str, Tensor]) -> tuple[float, float]:
@@ -117,8 +120,8 @@ class _Probe:
         kept = {name: self._parameters[name].detach().clone() for name in others}
         self._place(others)
         moved = rise = 0.0
-        for row_BT, known_BTV in zip(self._windows, self._known):
-            found_BTV, targets_BT1 = self._predict(row_BT), row_BT[:, 1:, None]
+        for part_BT, known_BTV in zip(self._texts, self._known):
+            found_BTV, targets_BT1 = self._predict(part_BT), part_BT[:, 1:, None]
             moved += (known_BTV.exp() * (known_BTV - found_BTV)).sum(-1).double().sum().item()
             rise += (known_BTV - found_BTV).gather(-1, targets_BT1).double().sum().item()
         self._place(kept)

@@ -34,6 +34,9 @@ def status(verdicts):
 
 def test_a_log_that_agrees():
     assert status(claims.logs([seed()], {7: log()}, "a" * 64)) == [Status.PASS]
+    rounded = log().replace("train_time:9000ms", "train_time:9.0s\nstopping_early: wallclock_cap train_time:8969ms", 1)
+    assert "8969ms" in rounded  # a step's line rounds to a tenth what the last line says in full
+    assert status(claims.logs([seed(train_seconds=8.969)], {7: rounded}, "a" * 64)) == [Status.PASS]
 
 
 @pytest.mark.parametrize(
