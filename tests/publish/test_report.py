@@ -203,7 +203,7 @@ def test_a_run_that_was_killed(three, golf, tmp_path, chrome):
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "events.jsonl").write_text("".join(rows[: last + 1]) + '{"event": "st')
     (values,) = json.loads(golf("report", tmp_path / "1", "-o", tmp_path / "r.html", "--json").stdout)
-    assert values["unfinished"] == "Step 6 is the last in its log, 62 % of training."
+    assert values["unfinished"] == "Step 6 is the last in its log, 75 % of training."
     assert [step["step"] for step in values["steps"]] == [1, 2, 4, 6]
     check_page(chrome, tmp_path / "r.html", 400)
     assert chrome.ask("document.querySelectorAll('figure svg').length") == 4
