@@ -54,6 +54,9 @@ def test_records_runs_and_submissions_on_one_board(three, changed, golf, tmp_pat
     ours = next(group for group in printed if group["track"] == "cpu_5min_1mb")
     by_author = {entry["author"]: entry for entry in ours["rows"]}
     assert by_author["A"]["verified"] is True and by_author[None]["verified"] is None
+    for verdict, shown in (({"ok": True, "tier": "static"}, None), ({"ok": False, "tier": "static"}, False)):
+        (folder / "2026-01-02_second" / "validity.json").write_text(json.dumps(verdict))
+        assert boards.find(folder / "2026-01-02_second")[0].verified is shown  # what ran nothing can only refute
     paths = [change["path"] for change in by_author["A"]["changes"]]
     assert paths == ["train.matrix.lr", "train.embed.lr"]
     odd = next(group for group in printed if group["track"] is None)["rows"][0]

@@ -178,15 +178,18 @@ def _published(entry: Entry) -> Row:
 
 
 def _verified(folder: Path) -> bool | None:
-    """What the kept outcome of `golf verify` says; None where there is none. Raises DataError for a broken one."""
+    """What the kept outcome of `golf verify` says; None where there is none, or one that found nothing wrong without
+    having run anything. Raises DataError for a broken one."""
     file = folder / VALIDITY
     if not file.is_file():
         return None
     try:
-        verdict = json.loads(file.read_bytes())["ok"]
+        values = json.loads(file.read_bytes())
+        verdict = values["ok"]
+        ran = values.get("tier") != "static"
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{file} is not what `golf verify --json` prints: {error!r}") from error
-    return bool(verdict)
+    return bool(verdict) if ran or not verdict else None
 
 
 def ranked(rows: Sequence[Row]) -> list[Row]:
