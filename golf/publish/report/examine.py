@@ -106,6 +106,11 @@ def examine(path: Path, tokens: int, seconds: float, sink: Sink) -> Findings:
             collected = hessian.collect(untouched, sample, host=host)
             hessians = {name: H_KK.cpu() for name, H_KK in collected.by_name.items()}
             found.calibrated = collected.tokens
+        elif plan:
+            found.gaps.append(
+                "The training text is not here as shards of one corpus (a mixture's is drawn from several): errors are "
+                "not weighted by inputs, and what rounding costs is not measured."
+            )
         emit(sink, "score", what="tensors", done=1, total=3)
         found.tensors = anatomy.tensors(data, weights, hessians)
         if seconds and found.calibrated:

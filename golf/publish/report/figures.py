@@ -82,7 +82,7 @@ class Plots:
             return None
         weighted = any(row.weighted for row in rows)
         how = "weighted by the inputs each weight meets" if weighted else "in plain squares"
-        caption = f"Share of a layer's output that rounding moved, {how}; below the squares is better than rounding."
+        caption = f"Share of a layer's output that rounding moved, {how}; left of the square is better than rounding."
         with self._page.plot(caption, height=0.8 + 0.19 * len(rows)) as plot:
             ys = list(range(len(rows)))
             plot.points([row.nearest for row in rows], ys, 1, "to nearest, same bits")
