@@ -97,22 +97,12 @@ def _write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        while True:
-            seen = _identity(path)
-            with safe_open(path, framework="pt") as file:
-                found = {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
-            # The library opens a file twice. Whoever writes may have put another in its place between.
-            if _identity(path) == seen:
-                return found
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {path}; check the path") from error
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path} is no whole safetensors file: {error}; write it again or delete it") from error
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    about = os.stat(path)
-    return about.st_ino, about.st_mtime_ns
 
 
 def _parse(path: Path, text: str) -> dict[str, Any]:

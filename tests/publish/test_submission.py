@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from golf.contracts import DataError
+from golf.contracts import CheckpointError, DataError
 from golf.publish import files
 from golf.publish.board.lineage import ABSENT, changes
 from golf.publish.submit import runs, seeds, several
@@ -295,7 +295,7 @@ for count in range(10**9):
 
 
 def test_a_run_is_read_while_it_goes_on_and_is_killed(tmp_path):
-    """Its log ends in a whole line, its checkpoint is one step's and no other's, whenever somebody looks."""
+    """Its log ends in a whole line; its checkpoint is one step's and no other's, or refused, whenever one looks."""
     log, saved, stop, seen = tmp_path / "events.jsonl", tmp_path / "checkpoint", threading.Event(), set()
 
     def read():
@@ -304,7 +304,11 @@ def test_a_run_is_read_while_it_goes_on_and_is_killed(tmp_path):
                 for event in runs.events(log)[-3:]:
                     assert event["text"] == str(event["step"]) * 400
             if saved.exists():
-                tensors, about = checkpoint.load(saved)
+                try:
+                    tensors, about = checkpoint.load(saved)
+                except CheckpointError as error:  # the library opens a file twice, and another came between
+                    assert "checksum" in str(error)
+                    continue
                 assert (tensors["w"] == about["step"]).all()
                 seen.add(about["step"])
 
