@@ -173,7 +173,7 @@ def code(shares: Shares, lanes: int) -> bytes:
     return states.astype("<i8").tobytes() + b"".join(word.tobytes() for word in reversed(words))
 
 
-def bits(stream: Stream) -> float:
+def cost(stream: Stream) -> float:
     """Bits that Rans comes to on a stream with an alphabet, to a thousandth, at half its time."""
     head, layout, found, rest = plan(stream)
     return 8 * len(head + rest) + 48 * layout.lanes + sum(float((16 - np.log2(size)).sum()) for size, _ in found)

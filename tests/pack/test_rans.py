@@ -152,7 +152,7 @@ def test_odd_histograms_are_learned_to_the_end():
 def test_the_estimate_is_the_size():
     for spread in (0.0, 0.5):
         stream, _ = scaled(300, 200, spread)
-        assert abs(rans.bits(stream) / 8 / len(Rans().encode(stream)) - 1) < 0.001
+        assert abs(rans.cost(stream) / 8 / len(Rans().encode(stream)) - 1) < 0.001
 
 
 @settings(deadline=None, max_examples=25)

@@ -1,8 +1,8 @@
 """What a finished program can do without, cut from the syntax tree of each module.
 
 Docstrings, `if TYPE_CHECKING`, annotations that nobody reads, and prose: where the library raises one of its
-errors with a sentence, the bundle raises it with the line of golf where the sentence stands, so that
-`golf.contracts.DataError: 48` under a frame of `train_gpt.py/golf.data.shards.py` is line 48 of golf/data/shards.py.
+errors with a sentence, the bundle raises it with the line where the sentence stands in its module of golf:
+`DataError: 48` is line 48 of a module that raises DataError there.
 """
 
 from __future__ import annotations
@@ -117,14 +117,14 @@ def is_frozen(node: ast.ClassDef) -> bool:
     return "dataclass" in map(last_name, node.decorator_list) and "frozen=True" in frozen
 
 
-def spare_methods(node: ast.ClassDef) -> list[ast.stmt]:
+def spare_methods(node: ast.ClassDef, bases: Collection[str]) -> list[ast.stmt]:
     """Methods that a class can do without unless somebody spells their names.
 
-    Those of a class with foreign bases may be called by these, except where the base is known: `nn.Module`. A
-    `__post_init__` that sets nothing only checks what is no longer in question: the values of a finished recipe.
+    bases: what it inherits from outside the program, in the end. Those may call its methods, except where one is
+    known: `nn.Module`. A `__post_init__` that sets nothing only checks what is no longer in question: the values of a
+    finished recipe.
     """
-    bases = {ast.unparse(base) for base in node.bases}
-    own = bases <= {"Protocol", "nn.Module"}
+    own = set(bases) <= {"Protocol", "nn.Module"}
     called = dir(nn.Module) if "nn.Module" in bases else ()
 
     def is_spare(method: Function) -> bool:

@@ -11,7 +11,7 @@ from python_minifier import minify
 
 from golf import recipe as recipes
 from golf.contracts import SpecError
-from golf.publish.bundle import coder, rename, spell
+from golf.publish.bundle import coder, merge, rename, spell
 from golf.publish.bundle.reach import Reach
 
 RECORD = "golf_record"  # the recipe's module name inside the bundle
@@ -21,24 +21,20 @@ OUTER = ("golf.publish", "golf.cli", "golf.__main__")  # rooms that no submissio
 # What a submission may import besides the standard library. Their bytes are free, so the list is short.
 PACKAGES = frozenset("huggingface_hub numpy safetensors scipy sentencepiece torch triton zstandard".split())
 
-# Runs first of all: T holds this text and the modules after it. A module's file name looks like a path, because
-# `inspect` takes <names> for interactive input and Triton reads its kernels through `inspect`. A module of the package
-# that is not inside raises, so that another version that happens to be installed never fills in.
-_IMPORTER = """\
-import importlib.abc,importlib.util,linecache,pathlib,sys
-M=dict(m.split("\\n",1)for m in T.split("\\0")[1:])
-class B(importlib.abc.MetaPathFinder,importlib.abc.ExecutionLoader):
-	def is_package(A,B):return any(C.startswith(B+".")for C in M)
-	def find_spec(A,B,*_):
-		if B in M or A.is_package(B):return importlib.util.spec_from_loader(B,A)
-		if B.startswith("{package}."):raise ImportError(B+" is not in this bundle; import it in the recipe")
-	def get_filename(A,B):return"{script}/"+B+".py"
-	def get_source(A,B):return M.get(B,"")
-sys.meta_path.insert(0,B())
-for A,C in M.items():D=B().get_filename(A);linecache.cache[D]=len(C),None,C.splitlines(True),D
-if __name__=="__main__":
-	from {entry} import main;from {record} import RECIPE
-	main(RECIPE,sys.argv[1:],pathlib.Path(__file__))
+# The last module of all.
+_MAIN = """\
+import sys
+from pathlib import Path
+from {entry} import main
+from {record} import RECIPE
+if __name__=="__main__":main(RECIPE,sys.argv[1:],Path(__file__))
+"""
+# The text gets a file name that looks like a path, because `inspect` takes <names> for interactive input and Triton
+# reads its kernels through `inspect`.
+_RUN = """\
+import linecache
+F="{script}/{package}.py";linecache.cache[F]=len(T),None,T.splitlines(True),F
+exec(compile(T,F,"exec"))
 """
 
 
@@ -95,14 +91,15 @@ def build(record: str, *, entry: str = "golf.entry", source: Path = SOURCE, writ
 
     reach = Reach([(entry, "main"), (RECORD, spell.NAME)], find, is_package)
     refuse_outer(reach)
-    trees = reach.trees()
-    rename.shorten(trees, keep=("main", spell.NAME))
+    package = entry.partition(".")[0]
+    main = ast.parse(_MAIN.format(entry=entry, record=RECORD))
+    trees = merge.merge(reach.trees() | {"__main__": main}, package)
+    whole = ast.Module(body=[node for tree in trees.values() for node in tree.body], type_ignores=[])
+    rename.shorten({package: whole})
     texts = {name: squeeze(tree) for name, tree in trees.items()}
-    texts = {name: text for name, text in texts.items() if text}  # an empty package is known by its modules
-    importer = _IMPORTER.format(package=entry.partition(".")[0], script=SCRIPT, entry=entry, record=RECORD)
-    text = "\0".join([importer, *(f"{name}\n{text}" for name, text in texts.items())])
-    code = WRITTEN[written](text) + 'exec(T.split("\\0")[0])\n'
-    sizes = {name: len(text.encode()) for name, text in texts.items()}
+    text = "\n".join(filter(None, texts.values()))
+    code = WRITTEN[written](text) + _RUN.format(script=SCRIPT, package=package)
+    sizes = {name: len(texts[name].encode()) for name in sorted(texts) if texts[name] and name in reach.modules}
     return Bundle(code=code.encode(), sizes=sizes, packages=tuple(sorted(reach.externals)))
 
 

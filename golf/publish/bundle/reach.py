@@ -42,6 +42,7 @@ class Module:
     spare: list[tuple[ast.ClassDef, ast.stmt]] = field(default_factory=list)  # methods nobody has needed yet
     names: set[str] = field(default_factory=set)  # spelled by what is kept here
     aliases: dict[str, str] = field(default_factory=dict)  # names of other modules of the program in this one
+    given: dict[str, tuple[str, str]] = field(default_factory=dict)  # names imported: from which module, which name
     typed: bool = False  # whether somebody looks up the types of fields
     looks_up: bool = False  # whether this module looks up such types
 
@@ -103,6 +104,7 @@ class Reach:
                 module.looks_up = True
             if isinstance(node, ast.ImportFrom):
                 for alias in node.names:
+                    module.given[alias.asname or alias.name] = base_of(module, node), alias.name
                     target = f"{base_of(module, node)}.{alias.name}"
                     if target.partition(".")[0] in self._tops and self._find(target) is not None:
                         module.aliases[alias.asname or alias.name] = target
@@ -113,7 +115,7 @@ class Reach:
         for place in needed:
             statement = module.kept[place] = module.waiting.pop(place)
             if isinstance(statement, ast.ClassDef) and EVERYTHING not in self._exports[module.name]:
-                spare = lean.spare_methods(statement)
+                spare = lean.spare_methods(statement, self._foreign_bases(module, statement))
                 statement.body = [item for item in statement.body if item not in spare] or [ast.Pass()]
                 module.spare += [(statement, method) for method in spare]
             self._read(module, statement)
@@ -124,6 +126,20 @@ class Reach:
             owner.body = sorted([*owner.body, method], key=lambda item: getattr(item, "lineno", 0))
             self._read(module, method)
         return bool(needed or methods)
+
+    def _foreign_bases(self, module: Module, node: ast.ClassDef) -> set[str]:
+        """What a class inherits from outside the program, directly or by classes of the program."""
+        found = set()
+        for base in node.bases:
+            owner, name = module, ast.unparse(base)
+            if name in module.given and module.given[name][0].partition(".")[0] in self._tops:
+                source, name = module.given[name]
+                self._open(source, module.name)
+                owner = self.modules[source]
+            here = [*owner.kept.values(), *owner.waiting.values()]
+            classes = [each for each in here if isinstance(each, ast.ClassDef) and each.name == name]
+            found |= set().union(*(self._foreign_bases(owner, each) for each in classes)) if classes else {name}
+        return found
 
     def _is_needed(self, module: Module, statement: ast.stmt) -> bool:
         names = binds(statement)

@@ -17,7 +17,7 @@ import itertools
 import keyword
 import re
 import string
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 
 from golf.publish.bundle import lean
@@ -29,15 +29,15 @@ _SHARING = (ast.Import, ast.ImportFrom, ast.Global)
 CARRIERS = frozenset(("partial", "partialmethod"))
 
 
-def shorten(trees: Mapping[str, ast.Module], keep: Collection[str] = ()) -> None:
-    """Rename in place. trees: every module of the program, by name.  keep: names that the outside asks for."""
+def shorten(trees: Mapping[str, ast.Module]) -> None:
+    """Rename in place. trees: every module of the program, by name."""
     facts = _Facts(trees)
     for tree in trees.values():
         _ShortenLocals(facts, {name for node in tree.body for name in _binds(node)}).visit(tree)
-    private = {name: 0 for name in facts.private_names() - set(keep)}
-    count = Counter(name for tree in trees.values() for node in ast.walk(tree) for name in _spells(node))
-    fresh = _names(string.ascii_lowercase, {*count, *RESERVED} - private.keys())
-    mapping = {name: next(fresh) for name in sorted(private, key=lambda name: (-count[name], name))}
+    private = facts.private_names()
+    spelled = [name for tree in trees.values() for node in _in_order(tree) for name in _spells(node)]
+    fresh = _names(string.ascii_lowercase, {*spelled, *RESERVED} - private)
+    mapping = {name: next(fresh) for name in dict.fromkeys(spelled) if name in private}
     for tree in trees.values():
         for node in ast.walk(tree):
             _respell(node, mapping, ("id", "arg", "attr", "name", "asname", "rest"))
@@ -203,7 +203,8 @@ class _ShortenLocals(ast.NodeTransformer):
         given = self._facts.looked_up.union(*(self._facts.given(each.name, self._owner) for each in functions))
         parameters = {each.arg for each in inner if isinstance(each, ast.arg)}
         shared = {name for each in inner if isinstance(each, _SHARING) for name in _binds(each)}
-        kept = self._top | shared | RESERVED | (parameters if None in given else parameters & given)
+        top = self._top & getattr(node, "reads", self._top)
+        kept = top | shared | RESERVED | (parameters if None in given else parameters & given)
         variables = dict.fromkeys(name for each in inner for name in sorted(_variables(each)))
         local = [name for name in variables if name not in kept and not name.startswith("__")]
         used = {name for each in inner for name in _spells(each)} - set(local)

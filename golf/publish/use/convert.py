@@ -130,7 +130,7 @@ def _costs(row: report.Row, qtensor: QTensor, pack: PackSpec, tokens_per_byte: f
             for part, array in qtensor.parts.items()
             if part in qtensor.alphabets and array.ndim
         ]
-        coded = sum(rans.bits(stream) for stream in streams) / row.parameters
+        coded = sum(rans.cost(stream) for stream in streams) / row.parameters
     tax = None if row.loss is None or tokens_per_byte is None else row.loss / math.log(2) * tokens_per_byte
     return {"coded": coded, "tax": tax}
 
