@@ -68,6 +68,9 @@ def _scored(
             begin = time.monotonic()
             yield from _by_script(subject, process, tokens, facts["val_loss"])
             left -= time.monotonic() - begin
+        elif subject.script:  # the beginning, which is scored as if nothing followed
+            first = pieces[0].tokens
+            yield from _by_script(subject, process, first, float(_first(charged, len(first) - 1)[1].mean()))
     if expected[DRIVER] < left:
         with process.opened(subject.entry, "through the driver, everything") as remote:
             if remote is None:
