@@ -4,12 +4,11 @@ libraries does not, and tells which function is which."""
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import inspect
-import runpy
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 SCRIPT, TOKENIZER = "train_gpt.py", "tokenizer.model"
@@ -19,18 +18,24 @@ class Script:
     """The evaluation of the script's recipe, as the script itself carries it out."""
 
     def __init__(self) -> None:
-        # Under another name than __main__ it hands out its modules and trains nothing.
-        runpy.run_path(SCRIPT, run_name="submission")
-        self._spec = importlib.import_module("golf_record").RECIPE.eval
+        # Under another name than __main__ it makes all that it is made of, and trains nothing.
+        found = importlib.util.spec_from_file_location("submission", SCRIPT)
+        module = sys.modules["submission"] = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+        self._names = vars(module)
+        recipes = [each for each in self._names.values() if is_recipe(each)]
+        if len(recipes) != 1:
+            raise LookupError(f"{SCRIPT} holds {len(recipes)} recipes: a script this golf cannot read")
+        self._spec = recipes[0].eval
 
     def open(self, artifact: str) -> Any:
         """The model, as the script makes it of the artifact's bytes."""
-        return the_one(importlib.import_module("golf.run"), "load_state_dict(", 1)(Path(artifact).read_bytes())
+        return the_one(self._names, "load_state_dict(", 1)(Path(artifact).read_bytes())
 
     def evaluate(self, artifact: str, tokens: Any) -> Iterator[tuple[int, float]]:
         """One pair: how many targets were scored, and the sum of their nats."""
-        table = the_one(importlib.import_module("golf.data.tokenizer"), ".is_unused(", 1)
-        with importlib.import_module("golf.host").join() as host:
+        table = the_one(self._names, ".is_unused(", 1)
+        with the_one(self._names, '"LOCAL_RANK"', 0)() as host:
             model = self.open(artifact).to(host.device)
             spelled = table(Path(TOKENIZER).read_bytes())
             score = self._spec.score(model, tokens, spelled, host=host, sink=lambda event: None)
@@ -40,14 +45,19 @@ class Script:
         return state
 
 
-def the_one(module: ModuleType, words: str, parameters: int) -> Callable[..., Any]:
-    """The one function of a module with so many parameters whose text holds these words."""
+def is_recipe(value: Any) -> bool:
+    return not isinstance(value, type) and all(hasattr(value, part) for part in ("track", "model", "train", "eval"))
+
+
+def the_one(names: dict[str, Any], words: str, parameters: int) -> Callable[..., Any]:
+    """The one function among these names with so many parameters whose text holds the words, in either quotes."""
+    functions = {id(each): each for each in names.values() if inspect.isfunction(each)}
     found = [
         each
-        for each in vars(module).values()
-        if inspect.isfunction(each) and each.__module__ == module.__name__
-        and len(inspect.signature(each).parameters) == parameters and words in inspect.getsource(each)
-    ]  # fmt: skip
+        for each in functions.values()
+        if len(inspect.signature(each).parameters) == parameters
+        and words.replace("'", '"') in inspect.getsource(each).replace("'", '"')
+    ]
     if len(found) != 1:
-        raise LookupError(f"{len(found)} functions of {module.__name__} hold {words!r}: a script this golf cannot read")
+        raise LookupError(f"{len(found)} functions of {SCRIPT} hold {words!r}: a script this golf cannot read")
     return found[0]
