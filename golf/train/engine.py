@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from golf.contracts import BudgetError, Sink, SpecError, Trained, emit
-from golf.host import Host
+from golf.host import Host, keep_memory
 from golf.train import checkpoint as files
 from golf.train import compiler, schedule
 from golf.train.clock import Clock
@@ -50,6 +50,8 @@ def fit(
             f"reserving {reserve_seconds:.1f} s leaves nothing of the {spec.seconds:.1f} s for training; "
             "raise TrainSpec.seconds or calibrate on less"
         )
+    if host.device.type == "cpu":
+        keep_memory()
     torch.manual_seed(seed + host.rank)
     loop = Loop(Job(model, stream, spec, host, switches), spec, Clock(limit, host.largest), sink)
     identity = {"digest": digest, "seed": seed, "world": host.world}
