@@ -26,6 +26,9 @@ from golf.quant.grid import as_rows
 # Share of the mean curvature added along every input, and to every row. Directions no calibration text showed
 # would otherwise be free to rot.
 INPUT_DAMP, ROW_DAMP = 0.003, 0.01
+# What every row is taken to have been met with besides, in gradients of the mean row's size: most rows of a large
+# table meet none in a little text, which says how little was read and not how little they matter.
+UNSEEN = 0.5
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,7 @@ def collect(model: nn.Module, batches: Iterable[Tensor], *, host: Host, seed: in
     wide = {name: W.shape[-1] if roles[name] is not Role.CONTROL else 0 for name, W in weights.items()}
     inputs = {name: torch.zeros(width, width, device=host.device) for name, width in wide.items()}
     rows = {name: torch.zeros(len(as_rows(W)), device=host.device) for name, W in weights.items()}
+    met = {name: torch.zeros((), dtype=torch.int64, device=host.device) for name in weights}
     tokens = torch.zeros((), dtype=torch.int64, device=host.device)
     random = torch.Generator(host.device).manual_seed(seed * host.world + host.rank)
     half = torch.autocast(host.device.type, host.compute_dtype, enabled=host.compute_dtype != torch.float32)
@@ -82,7 +86,9 @@ def collect(model: nn.Module, batches: Iterable[Tensor], *, host: Host, seed: in
             for name, slope in zip(weights, slopes):
                 if slope is not None:
                     slope_RK = as_rows(slope.float())
-                    rows[name] += slope_RK.square().sum(dim=1)
+                    squares_R = slope_RK.square().sum(dim=1)
+                    rows[name] += squares_R
+                    met[name] += squares_R.count_nonzero()
                     if wide[name]:
                         inputs[name].addmm_(slope_RK.T, slope_RK)
             tokens += ids_BT.numel()
@@ -91,14 +97,16 @@ def collect(model: nn.Module, batches: Iterable[Tensor], *, host: Host, seed: in
         raise HessianError("calibration read 0 tokens and needs at least 1; raise Calibration.sequences")
     found = {}
     for name, W in weights.items():
-        found[name] = _curvature(name, W, host.sum(inputs[name]), host.sum(rows[name]).div_(read))
+        rows_R, gradients = host.sum(rows[name]).div_(read), host.sum(met[name]).item()
+        found[name] = _curvature(name, W, host.sum(inputs[name]), rows_R, gradients)
     return Hessians(found, read)
 
 
-def _curvature(name: str, W: Tensor, inputs_KK: Tensor, rows_R: Tensor) -> Curvature:
+def _curvature(name: str, W: Tensor, inputs_KK: Tensor, rows_R: Tensor, gradients: int) -> Curvature:
+    """gradients: how many that are not zero all rows met together."""
     if not rows_R.isfinite().all():
         raise HessianError(f"the gradient of {name} on calibration text is not finite; check the averaged weights")
     rows_R = rows_R / as_rows(W).shape[1]
-    rows_R = rows_R + ROW_DAMP * rows_R.mean()
+    rows_R = rows_R + max(ROW_DAMP, UNSEEN * len(rows_R) / max(gradients, 1)) * rows_R.mean()
     typical = inputs_KK.diagonal().mean() if len(inputs_KK) else 0
     return Curvature(name, inputs_KK / typical if typical else None, rows_R)

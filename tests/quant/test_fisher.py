@@ -8,7 +8,23 @@ from torch import Tensor, nn
 
 from golf.contracts import HessianError, Role
 from golf.host import Host
-from golf.quant.fisher import INPUT_DAMP, ROW_DAMP, Curvature, collect
+from golf.quant.fisher import INPUT_DAMP, ROW_DAMP, UNSEEN, Curvature, collect
+
+
+class Lookup(nn.Module):
+    """Logits of a table that is only looked up, so that what is not in the text has no gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        random = torch.Generator().manual_seed(0)
+        self.table = nn.Parameter(torch.randn(50, 4, generator=random))
+        self.head = nn.Parameter(torch.randn(50, 4, generator=random))
+
+    def roles(self) -> dict[str, Role]:
+        return {"table": Role.EMBED, "head": Role.HEAD}
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.table[ids] @ self.head.T
 
 
 class Tied(nn.Module):
@@ -68,6 +84,18 @@ def test_many_draws_approach_the_fisher_matrix():
 def test_a_tensor_no_token_reached_has_no_curvature():
     found = collect(Tied(), [torch.tensor([[0, 1]])], host=Host()).by_name["unused"]
     assert found.inputs_KK is None and not found.rows_R.any()
+
+
+@pytest.mark.parametrize("times", [1, 40])
+def test_rows_that_no_text_reached_count_by_how_little_was_read(times):
+    batches = [torch.tensor([[0, 1, 2]]), torch.tensor([[2, 3, 3]])] * times
+    rows_R = collect(Lookup(), batches, host=Host()).by_name["table"].rows_R
+    unseen = rows_R[4:]
+    seen_R = rows_R[:4] - unseen[0]
+    # Rows 0 and 1 meet a gradient in every other batch, 2 in each, 3 in every other: five in two batches.
+    assert torch.equal(unseen, unseen[:1].expand(46)) and (seen_R > 0).all()
+    half = UNSEEN * seen_R.sum() / (5 * times)
+    torch.testing.assert_close(unseen[0], torch.maximum(half, ROW_DAMP * seen_R.sum() / 50), rtol=1e-4, atol=0.0)
 
 
 def test_the_same_seed_gives_the_same_curvature():
