@@ -8,26 +8,26 @@ from pathlib import Path
 
 import click
 
+from golf.publish.options import FILE, FOLDER, console, json_option
+
 TIER_NAMES = ("static", "quick", "full")
 
 
 @click.command()
-@click.argument("path", metavar="SUBMISSION", type=click.Path(path_type=Path))
+@click.argument("path", metavar="SUBMISSION", type=FOLDER)
 @click.option("--tier", type=click.Choice(TIER_NAMES), default="quick", show_default=True,
               help="A second, two minutes, or everything.")  # fmt: skip
-@click.option("--data", type=click.Path(path_type=Path), help="Validation text, when this machine has it elsewhere.")
+@click.option("--data", type=FOLDER, help="Validation text, when this machine has it elsewhere.")
 @click.option("--seed", type=int, help="The seed of a submission whose artifact to run.  [default: its first]")
-@click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write a page with the evidence.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--html", type=FILE, help="Write a page with the evidence.")
+@json_option
 def verify(
     path: Path, tier: str, data: Path | None, seed: int | None, html: Path | None, as_json: bool
 ) -> None:
-    """Run SUBMISSION in a clean place and test every validity condition; exits 1 when one is broken.
+    """Test every validity condition on SUBMISSION. Exits 1 when one is broken.
 
     SUBMISSION is a run of golf, a folder of `golf submit`, or any folder with a verify.json (see docs/verify.md).
     """
-    from rich.console import Console
-
     from golf.host import write_atomic
     from golf.publish.terminal import ProgressBar
     from golf.publish.verify import report as verify_report
@@ -41,7 +41,7 @@ def verify(
     if as_json:
         click.echo(json.dumps(verify_report.values(report), indent=1))
     else:
-        Console().print(verify_report.table(report))
+        console().print(verify_report.table(report))
         if html is not None:
             click.echo(f"evidence in {html}")
     sys.exit(0 if report.ok else 1)

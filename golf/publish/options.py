@@ -1,0 +1,21 @@
+"""What several commands take, and where they print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+FOLDER = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, dir_okay=False)
+set_option = click.option(
+    "--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Override a recipe field; may be repeated."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+
+
+def console() -> Any:
+    from rich.console import Console
+
+    return Console()
