@@ -15,7 +15,7 @@ from golf.publish.bundle import coder
 
 
 def decode(text: str, digits: str) -> str:
-    return coder.program(coder.DECODE)(len(text), iter(digits.encode()), 0)[0]
+    return coder.program(coder.DECODE)(len(text) + 2, iter(digits.encode()), 0)[0]
 
 
 @settings(max_examples=60, deadline=None)

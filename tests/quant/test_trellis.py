@@ -70,7 +70,7 @@ def test_better_than_one_grid():
     assert (two.method, one.method) == ("trellis", "waterfill")
 
     def price(q: QTensor) -> float:
-        bits = rans.bits(rans.Stream(q.parts["codes"].ravel(), 65535, 64, heights=(256,)))
+        bits = rans.cost(rans.Stream(q.parts["codes"].ravel(), 65535, 64, heights=(256,)))
         return curvature.loss(W - dequantize({"w": q})["w"]) + 2 * np.log(2) * step**2 / 24 * bits
 
     assert price(two) < price(one) - 0.05 * W.numel() * 2 * np.log(2) * step**2 / 24
