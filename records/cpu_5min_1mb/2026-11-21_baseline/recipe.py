@@ -5,9 +5,8 @@ from golf.data.builtin import BuiltIn
 from golf.eval.sliding import SlidingWindow
 from golf.pack.container import PackSpec
 from golf.pack.rans import Rans
-from golf.quant.apply import Calibration, QuantSpec
-from golf.quant.gptq import GPTQ
-from golf.quant.nearest import Keep, RoundNearest
+from golf.quant.apply import Calibration
+from golf.quant.squeeze import Squeeze
 from golf.recipe import Recipe
 from golf.train.spec import AdamW, Muon, TrainSpec
 
@@ -37,16 +36,9 @@ RECIPE = Recipe(
         embed=AdamW(lr=0.04),
         control=AdamW(lr=0.04),
     ),
-    quant=QuantSpec(
-        # Steps in standard deviations of a row are k / 63 or k / 127. The tied table feels rounding most, on its way
-        # in and out; tables that are only looked up feel it least.
-        # Seven bits leave steps room to shrink until the budget is full; the packer charges entropy, not bits.
-        matrix=GPTQ(bits=7, k=15.0),
-        head=GPTQ(bits=8, k=6.0),
-        embed=RoundNearest(bits=8, k=40.0),
-        control=Keep("float16"),
-        calibration=Calibration(sequences=128, rows=16),
-    ),
+    # One price of loss per byte for every weight, tables included. Curvature takes backward passes out of the time for
+    # training; a little text is enough.
+    quant=Squeeze(calibration=Calibration(sequences=32, rows=4)),
     pack=PackSpec(codec=Rans()),
     eval=SlidingWindow(window=256, stride=128),
 )
