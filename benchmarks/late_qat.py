@@ -35,7 +35,7 @@ from golf.events import quiet
 from golf.host import Host, write_atomic
 from golf.pack import container
 from golf.quant import fisher, waterfill
-from golf.quant.apply import Calibration, dequantize, fake_quantizer
+from golf.quant.apply import LATE_QAT, Calibration, dequantize, fake_quantizer
 from golf.quant.grid import to_codes
 from golf.quant.rehearse import Rehearsed, reach
 from golf.quant.squeeze import Squeeze
@@ -100,7 +100,7 @@ class Study:
         torch.manual_seed(self.seed)
         model = self.shape.build()
         stages = self.spec(self.steps, rounds=True)
-        switch = QUANT.rehearse(model, lambda: self.text(QUANT.calibration.sequences), cap, stages, HOST)
+        switch = QUANT.rehearse(model, lambda: self.text(QUANT.calibration.sequences), cap, stages, HOST)[LATE_QAT]
         if k is not None:
             plain = Waterfill(bits=6, k=k)
             switch = fake_quantizer(model, Squeeze(matrix=plain, head=plain, embed=plain))

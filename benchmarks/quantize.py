@@ -19,6 +19,7 @@ from torch import Tensor
 from golf.contracts import Event, QTensor, Role
 from golf.pack.container import PackSpec, dump, load
 from golf.pack.rans import Rans
+from golf.pack.zstd import Zstd
 from golf.quant.apply import QuantSpec, dequantize
 from golf.quant.fisher import Curvature
 from golf.quant.gptq import GPTQ
@@ -99,7 +100,7 @@ def main() -> None:
     parameters = sum(W.numel() for W in weights.values())
     print(f"{parameters:,} parameters, {len(hessians)} Hessians, {options.threads} threads")
 
-    spec, pack = QuantSpec(matrix=GPTQ(bits=7, k=15.0)), PackSpec()
+    spec, pack = QuantSpec(matrix=GPTQ(bits=7, k=15.0)), PackSpec(codec=Zstd())
     if options.squeeze:
         spec, pack = Squeeze(), PackSpec(codec=Rans())
         hessians = {name: curvature(name, W, hessians.get(name)) for name, W in weights.items()}

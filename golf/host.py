@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import os
 import platform
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import metadata
@@ -91,7 +91,7 @@ class Host:
             torch.cuda.synchronize(self.device)
 
 
-@contextlib.contextmanager
+@contextmanager
 def join() -> Iterator[Host]:
     """The host of this process; under torchrun it joins the process group and leaves it at the end."""
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))

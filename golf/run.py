@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
 import json
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,10 +76,10 @@ def run(recipe: Recipe, job: Job) -> RunResult:
         rows=recipe.train.rows * recipe.train.seq_len // recipe.train.longest, vocab=corpus.vocab,
     )  # fmt: skip
     late = recipe.quant.rehearse(model, lambda: calibration(corpus, recipe, job), ledger.headroom, recipe.train, host)
-    with contextlib.closing(feed):
+    with closing(feed):
         trained = engine.fit(
             model, feed, recipe.train, host=host, sink=sink, seed=job.seed, reserve_seconds=reserve,
-            switches={"fake_quant": late}, checkpoint=job.out / CHECKPOINT, resume=job.resume, digest=recipe.digest,
+            switches=late, checkpoint=job.out / CHECKPOINT, resume=job.resume, digest=recipe.digest,
         )  # fmt: skip
 
     model.load_state_dict(trained.average)

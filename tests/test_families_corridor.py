@@ -7,6 +7,7 @@ from golf.arch import families
 from golf.host import Host
 from golf.pack import container
 from golf.pack.container import PackSpec
+from golf.pack.zstd import Zstd
 from golf.quant import apply, hessian
 from golf.quant.apply import QuantSpec
 from golf.quant.gptq import GPTQ
@@ -40,7 +41,7 @@ def test_trains_quantizes_packs_and_reads_back(trained):
     qtensors = apply.quantize(weights, roles, hessians, plan)
     assert any(qtensor.method == "gptq" for qtensor in qtensors.values())
     about, again = container.load(
-        container.dump(qtensors, {"model": families.spec_to_json(model.spec)}, PackSpec())
+        container.dump(qtensors, {"model": families.spec_to_json(model.spec)}, PackSpec(codec=Zstd()))
     )
     fresh = families.build(about["model"])
     fresh.load_state_dict(apply.dequantize(again))

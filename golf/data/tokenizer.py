@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +120,7 @@ class Tokenizer:
         # Without a dummy prefix the pieces of a text split at a marker are those of the text: nothing merges
         # across.
         parts = [text.split(MARKER) if self.lossless else [text] for text in texts]
-        coded = iter(self._processor.encode(list(itertools.chain.from_iterable(parts)), num_threads=-1))
+        coded = iter(self._processor.encode(list(chain.from_iterable(parts)), num_threads=-1))
         for part in parts:
             ids = list(next(coded))
             for _ in part[1:]:

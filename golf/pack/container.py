@@ -2,7 +2,7 @@
 
     "GOLF"  version  length of header (4)  header  streams, end to end  BLAKE2b-128 of all before (16)
 
-The header is JSON, as it stands or as a zstd frame if that is smaller (the first byte tells):
+The header is JSON, as it stands or as raw LZMA2 (`golf.pack.xz`) if that is smaller (the first byte tells):
     header    what the caller wants to travel along
     layouts   role, method, shape, and for each part its name, its stream and its shape (0: the tensor's)
     tensors   name and layout of each; their parts follow one another in the streams in this order
@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass
 from hashlib import blake2b
 from typing import Any
 
@@ -25,15 +25,14 @@ import numpy as np
 
 from golf.contracts import ArtifactError, ChecksumError, Codec, QTensor, Role
 from golf.pack.streams import Entry, Kind, count, encode, kind_of
-from golf.pack.zstd import Zstd, frame_size, inflate
+from golf.pack.xz import deflate, inflate
 
 MAGIC = b"GOLF"
-VERSION = 1
+VERSION = 2  # 1 had a zstd frame in the header's place
 PREFIX = len(MAGIC) + 1 + 4
 DIGEST = 16
-ZSTD_FRAME = b"\x28\xb5\x2f\xfd"
 # A header of a thousand tensors is 100 KB of JSON.
-HEADER_LIMIT = 1 << 24
+HEADER_ALLOWED = 1 << 20
 # Streams grow 2 to 8 times when decoded, those of a ternary model of mostly zeros 30 times. More is a bomb.
 GROWTH_LIMIT = 256
 ALWAYS_ALLOWED = 1 << 24
@@ -46,7 +45,7 @@ class PackSpec:
     script: how the one-file script is written: "dense" takes the fewest bytes, and many seconds to write and several
     to unpack; "plain" takes a quarter more and no time, for sweeps and short runs."""
 
-    codec: Codec = field(default_factory=Zstd)
+    codec: Codec
     script: str = "dense"
 
 
@@ -77,7 +76,7 @@ def dump(qtensors: Mapping[str, QTensor], header: Mapping[str, Any], spec: PackS
             "streams": [astuple(entry) for entry in entries],
         }
     ).encode()
-    text = min(text, Zstd().deep(text), key=len)
+    text = min(text, deflate(text), key=len)
     prefix = MAGIC + bytes([VERSION]) + len(text).to_bytes(4, "little")
     body = b"".join([prefix, text, *(encoded[kind] for kind in streams)])
     _check_growth(sum(array.nbytes for arrays in streams.values() for array in arrays), len(body))
@@ -92,7 +91,7 @@ def load(data: bytes) -> tuple[dict[str, Any], dict[str, QTensor]]:
     try:
         whole = json.loads(text)
         if not isinstance(whole["header"], dict):
-            raise TypeError("header is not an object")
+            raise ArtifactError("the artifact's header is no object; fetch the file again")
         return whole["header"], _tensors(whole, payload)
     except ArtifactError:
         raise
@@ -142,7 +141,8 @@ def _split(data: bytes) -> tuple[bytes, memoryview]:
     if data[: len(MAGIC)] != MAGIC or len(data) < PREFIX + DIGEST:
         raise ArtifactError(f"{len(data):,} bytes that begin {data[:4]!r} are no artifact; one begins {MAGIC!r}")
     if data[len(MAGIC)] != VERSION:
-        raise ArtifactError(f"the artifact has format {data[len(MAGIC)]}, this golf reads {VERSION}; use a newer golf")
+        other = "a newer golf" if data[len(MAGIC)] > VERSION else "the golf that wrote it"
+        raise ArtifactError(f"the artifact has format {data[len(MAGIC)]}, this golf reads {VERSION}; use {other}")
     body = memoryview(data)[:-DIGEST]
     if _digest(body) != data[-DIGEST:]:
         raise ChecksumError(
@@ -152,11 +152,8 @@ def _split(data: bytes) -> tuple[bytes, memoryview]:
     if end > len(body):
         raise ArtifactError(f"the header would end at byte {end:,} of {len(body):,}; fetch the file again")
     text = bytes(body[PREFIX:end])
-    if text.startswith(ZSTD_FRAME):
-        size = frame_size(text)
-        if size > HEADER_LIMIT:
-            raise ArtifactError(f"a header of {size:,} bytes is over the {HEADER_LIMIT:,} allowed; fetch it again")
-        text = inflate(text, size)
+    if not text.startswith(b"{"):
+        text = inflate(text, HEADER_ALLOWED + GROWTH_LIMIT * len(text))
     return text, body[end:]
 
 

@@ -5,7 +5,7 @@ every column has a level, in eighths of an octave, and a symbol's class is the s
 class starts from a bell of its width and learns its histogram as it goes. All that the decoder computes is integer,
 so any machine reads the same symbols; whatever the encoder chooses in floating point is written down.
 
-    255 and a zstd frame, or
+    255 and raw LZMA2 (`golf.pack.xz`), or
     0 (1)  lowest token (1)  tokens - 1 (1)  matrices (2)  bytes of row levels (4), of column levels (4)
     rows of each matrix (4 each)  level of each (1 each)   row levels  column levels, coded as streams like this
     lane states (8 each)  words (4 each)  low bits of large symbols, packed
@@ -24,10 +24,10 @@ import numpy as np
 
 from golf.contracts import ArtifactError, Stream
 from golf.pack.levels import CLASSES, SIDE, levels
-from golf.pack.zstd import Zstd
+from golf.pack.xz import array, deflate
 
 PREFIX = struct.Struct("<BbBHII")
-ZSTD = 255
+OTHER = 255
 QUARTERS = np.array([256, 304, 362, 431])  # 2^8 times 2^0, 2^(1/4), 2^(1/2), 2^(3/4)
 DEGREES, SQUARINGS = 63, 5  # of freedom: 2^6 - 1, and 6 - 1
 PRIOR = 1024  # how many symbols seen a bell outweighs
@@ -186,26 +186,28 @@ class Rans:
     name: ClassVar[str] = "rans"
 
     def encode(self, stream: Stream) -> bytes:
-        """By rANS, or for raw data and where a short stream repeats itself by zstd."""
+        """By rANS, or for raw data and where a short stream repeats itself by LZMA."""
         found = []
         if not stream.alphabet or stream.symbols.size < 1 << 16:
-            found.append(bytes([ZSTD]) + Zstd().encode(stream))
+            found.append(bytes([OTHER]) + deflate(stream.symbols.tobytes()))
         if stream.alphabet and stream.symbols.size:
             head, layout, shares, rest = plan(stream)
             found.append(head + code(shares, layout.lanes) + rest)
         return min(found, key=len)
 
     def decode(self, data: bytes, count: int, dtype: np.dtype, alphabet: int, width: int) -> np.ndarray:
-        if data[:1] == bytes([ZSTD]):
-            return Zstd().decode(data[1:], count, dtype, alphabet, width)
+        if data[:1] == bytes([OTHER]):
+            return array(data[1:], count, dtype)
         try:
             layout, at = self._layout(data, count, width)
             return self._symbols(data, at, layout, dtype)
+        except ArtifactError:
+            raise
         except (struct.error, ValueError, IndexError) as error:
             raise ArtifactError(f"a rans stream does not decode ({error}); fetch the file again") from error
 
     def _layout(self, data: bytes, count: int, width: int) -> tuple[Layout, int]:
-        """What is coded, and where the lane states begin. Raises ValueError where it cannot be."""
+        """What is coded, and where the lane states begin. Raises ArtifactError where it cannot be."""
         kind, low, span, matrices, *sizes = PREFIX.unpack_from(data)
         at = PREFIX.size + 5 * matrices
         heights = np.frombuffer(data, "<u4", matrices, PREFIX.size).astype(np.int64)
@@ -214,9 +216,9 @@ class Rans:
             width = 1
         number = int(heights.sum()), matrices * width
         if kind or not span or not 0 < count == number[0] * width < ALWAYS_ALLOWED + GROWTH * len(data):
-            raise ValueError(f"it does not hold {count:,} symbols")
+            raise ArtifactError(f"a rans stream does not hold {count:,} symbols; fetch the file again")
         if not -len(MAGNITUDES) < low <= low + span <= len(MAGNITUDES) or (width == 1 and any(sizes)):
-            raise ValueError("its tables are impossible")
+            raise ArtifactError("the tables of a rans stream are impossible; fetch the file again")
         sides = [np.zeros(length, np.int64) for length in number]
         for side, size in zip(sides, sizes):
             if size:
@@ -247,7 +249,7 @@ class Rans:
             learn(weights, places)
             tokens[rows, columns] = (places - kinds * span + layout.low).T
         if (states != LOWEST).any():
-            raise ValueError("its lanes do not end where they began")
+            raise ArtifactError("the lanes of a rans stream do not end where they began; fetch the file again")
         return join(tokens.ravel(), data[at + 4 * read :], dtype)
 
 
@@ -261,5 +263,5 @@ def join(tokens: np.ndarray, data: bytes, dtype: np.dtype) -> np.ndarray:
             at += len(packed)
     symbols = np.where(tokens < 0, -size, size)
     if at != len(data) or symbols.astype(dtype).astype(np.int64).tobytes() != symbols.tobytes():
-        raise ValueError("its end is not its own")
+        raise ArtifactError("the end of a rans stream is not its own; fetch the file again")
     return symbols.astype(dtype)

@@ -23,16 +23,33 @@ class Xz:
     name: ClassVar[str] = "xz"
 
     def encode(self, stream: Stream) -> bytes:
-        return lzma.compress(stream.symbols.tobytes(), format=lzma.FORMAT_RAW, filters=FILTERS)
+        return deflate(stream.symbols.tobytes())
 
     def decode(self, data: bytes, count: int, dtype: np.dtype, alphabet: int, width: int) -> np.ndarray:
-        size = count * dtype.itemsize
-        reader = lzma.LZMADecompressor(format=lzma.FORMAT_RAW, filters=FILTERS)
-        try:
-            # One byte of room beyond the end shows a longer stream without decoding it.
-            found = reader.decompress(data, max_length=size + 1)
-        except lzma.LZMAError as error:
-            raise ArtifactError(f"an xz stream does not decode ({error}); fetch the file again") from error
-        if len(found) != size or not reader.eof or reader.unused_data:
-            raise ArtifactError(f"an xz stream holds {len(found):,} bytes, not {size:,}; fetch the file again")
-        return np.frombuffer(found, dtype=dtype)
+        return array(data, count, dtype)
+
+
+def deflate(data: bytes) -> bytes:
+    return lzma.compress(data, lzma.FORMAT_RAW, filters=FILTERS)
+
+
+def inflate(data: bytes, limit: int) -> bytes:
+    """What `deflate` was given. Raises ArtifactError when that is over `limit` bytes or the data is no LZMA2."""
+    reader = lzma.LZMADecompressor(lzma.FORMAT_RAW, filters=FILTERS)
+    try:
+        # One byte of room beyond the end shows a longer stream without decoding it.
+        found = reader.decompress(data, limit + 1)
+    except lzma.LZMAError as error:
+        raise ArtifactError(f"an xz stream does not decode ({error}); fetch the file again") from error
+    if len(found) > limit or not reader.eof or reader.unused_data:
+        raise ArtifactError(f"an xz stream is not whole, or over {limit:,} bytes; fetch the file again")
+    return found
+
+
+def array(data: bytes, count: int, dtype: np.dtype) -> np.ndarray:
+    """What `deflate` was given, as so many numbers. Raises ArtifactError when it is not."""
+    size = count * dtype.itemsize
+    found = inflate(data, size)
+    if len(found) != size:
+        raise ArtifactError(f"an xz stream holds {len(found):,} bytes, not {size:,}; fetch the file again")
+    return np.frombuffer(found, dtype)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 
 Switch = Callable[[bool], None]
+LATE_QAT = "fake_quant"  # the switch's name among a stage's
 
 
 class Method(Protocol):
@@ -33,7 +34,7 @@ class Method(Protocol):
         self, weights: Mapping[str, Tensor], hessians: Mapping[str, Tensor], multiplier: float
     ) -> dict[str, QTensor]: ...
 
-    def fake(self, W: Tensor) -> Tensor:
+    def as_exported(self, W: Tensor) -> Tensor:
         """What late QAT puts in the place of W: on the export's grid, with a straight-through gradient."""
         ...
 
@@ -106,9 +107,17 @@ class Plan:
 
     def rehearse(
         self, model: nn.Module, batches: Callable[[], Iterable[Tensor]], cap: int | None, train: Any, host: Host
-    ) -> Switch:
-        """The switch of late QAT. A plan may aim at the `cap` in bytes: each call of `batches` reads this rank's
-        share of the calibration text anew, `train` says when the switch is on and how long training may take."""
+    ) -> dict[str, Switch]:
+        """The switch of late QAT, if a stage of `train` has it. A plan may aim at the `cap` in bytes: each call of
+        `batches` reads this rank's share of the calibration text anew, `train` says when the switch is on and how long
+        training may take."""
+        for stage in train.stages:
+            if LATE_QAT in stage.switches:
+                return {LATE_QAT: stage.rehearsal(self, model)}
+        return {}
+
+    def fake_quantizer(self, model: nn.Module) -> Switch:
+        """On, every hooked layer computes with the weight that export would leave; off, with its own."""
         return fake_quantizer(model, self)
 
 
@@ -179,6 +188,6 @@ def fake_quantizer(model: nn.Module, spec: Plan) -> Switch:
 
     def switch(on: bool) -> None:
         for name, layer in named_hooks(model):
-            layer.fake = spec.method(roles[name], layer.weight.numel()).fake if on else None
+            layer.fake = spec.method(roles[name], layer.weight.numel()).as_exported if on else None
 
     return switch

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from golf.contracts import QTensor, SpecError
-from golf.quant.grid import Grid, as_rows, fake_quant, stored, to_codes, to_weights, unpack_codes
+from golf.contracts import SpecError
+from golf.quant.grid import Grid, as_rows, fake_quant, stored, to_codes, to_weights
 
 Rule = Callable[[Tensor, Grid, float, "Tensor | None"], Tensor]
 
@@ -88,16 +88,12 @@ class OnGrid:
     def grid(self) -> Grid:
         return Grid(self.bits)
 
-    def scale(self, W_RK: Tensor, H_KK: Tensor | None = None, multiplier: float = 1.0) -> Tensor:
+    def scales(self, W_RK: Tensor, H_KK: Tensor | None = None, multiplier: float = 1.0) -> Tensor:
         """Scales [R, 1] as they are stored, every step `multiplier` times as wide as the rule says."""
         return stored(RULES[self.clip](W_RK, self.grid, self.k, H_KK) * multiplier)
 
-    def fake(self, W: Tensor) -> Tensor:
+    def as_exported(self, W: Tensor) -> Tensor:
         """The weight on the export's grid, for late QAT: a pure function of the current weight. It rounds to
         nearest and clips without a Hessian, because training has none."""
         W_RK = as_rows(W)
-        return fake_quant(W_RK, self.scale(W_RK.detach()), self.grid).view_as(W)
-
-    @staticmethod
-    def dequantize(qtensor: QTensor) -> Tensor:
-        return unpack_codes(qtensor)
+        return fake_quant(W_RK, self.scales(W_RK.detach()), self.grid).view_as(W)

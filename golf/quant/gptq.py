@@ -17,7 +17,7 @@ from torch import Tensor
 
 from golf.contracts import HessianError, QTensor, SpecError
 from golf.quant.clip import OnGrid
-from golf.quant.grid import Grid, as_rows, pack_codes, stored, to_codes, to_weights
+from golf.quant.grid import Grid, as_rows, pack_codes, stored, to_codes, to_weights, unpack_codes
 
 # Bounds the stacked factors and weights (float64 elements): 11 matrices of 512 x 1536 go in two rounds.
 STACK_ELEMENTS = 16_000_000
@@ -45,7 +45,7 @@ def gptq(
     HessianError when H is not finite, or not positive definite after damping. It never falls back to plain
     rounding. Source: arXiv 2210.17323, algorithm 1. The factor is the upper Cholesky of inv(H), not inv(H) itself.
     """
-    scale_R1 = OnGrid(bits=grid.bits, k=k).scale(W_RK) if scale_R is None else stored(scale_R)[:, None]
+    scale_R1 = OnGrid(bits=grid.bits, k=k).scales(W_RK) if scale_R is None else stored(scale_R)[:, None]
     codes_KR = solve([W_RK], [factor("the matrix", H_KK, damp, act_order)], [scale_R1], grid, block)[0]
     return pack_codes(codes_KR.T, scale_R1, grid, tuple(W_RK.shape), GPTQ.name)
 
@@ -129,6 +129,8 @@ class GPTQ(OnGrid):
     damp: float = 0.01
     block: int = 128
 
+    dequantize = staticmethod(unpack_codes)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if not self.damp > 0:
@@ -165,7 +167,7 @@ class GPTQ(OnGrid):
         self, weights: Mapping[str, Tensor], hessians: Mapping[str, Tensor], multiplier: float
     ) -> dict[str, QTensor]:
         matrices = [as_rows(W) for W in weights.values()]
-        scales = [self.scale(W_RK, hessians[name], multiplier) for name, W_RK in zip(weights, matrices)]
+        scales = [self.scales(W_RK, hessians[name], multiplier) for name, W_RK in zip(weights, matrices)]
         factors = [factor(name, hessians[name], self.damp, self.act_order) for name in weights]
         solved = solve(matrices, factors, scales, self.grid, self.block)
         return {

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from golf.contracts import ArtifactError, QTensor, SpecError
 from golf.quant.clip import OnGrid
-from golf.quant.grid import as_rows, pack_codes, straight_through, take_parts, to_codes
+from golf.quant.grid import as_rows, pack_codes, straight_through, take_parts, to_codes, unpack_codes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +25,8 @@ class RoundNearest(OnGrid):
     bits: int = 8
     k: float = 20.0
 
+    dequantize = staticmethod(unpack_codes)
+
     def quantize(
         self, weights: Mapping[str, Tensor], hessians: Mapping[str, Tensor], multiplier: float
     ) -> dict[str, QTensor]:
@@ -33,7 +35,7 @@ class RoundNearest(OnGrid):
 
     def _one(self, W: Tensor, H_KK: Tensor | None, multiplier: float) -> QTensor:
         W_RK = as_rows(W)
-        scale_R1 = self.scale(W_RK, H_KK, multiplier)
+        scale_R1 = self.scales(W_RK, H_KK, multiplier)
         codes_RK = to_codes(W_RK, scale_R1, self.grid)
         return pack_codes(codes_RK, scale_R1, self.grid, tuple(W.shape), self.name)
 
@@ -54,7 +56,7 @@ class Keep:
     def _rounded(self, W: Tensor) -> Tensor:
         return W.to(getattr(torch, self.dtype))
 
-    def fake(self, W: Tensor) -> Tensor:
+    def as_exported(self, W: Tensor) -> Tensor:
         """The weight as export would leave it, for late QAT."""
         return straight_through(W, self._rounded(W).to(W.dtype))
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from golf.contracts import Role, SpecError, named_hooks
 from golf.host import Host
 from golf.quant import fisher
+from golf.quant.apply import LATE_QAT, Switch
 from golf.quant.fisher import Curvature
 from golf.quant.grid import as_rows, fake_quant, power_step, to_codes
 from golf.quant.squeeze import COARSEST, FINEST, Squeeze
@@ -52,8 +53,8 @@ class Rehearsed(Squeeze):
 
     def rehearse(
         self, model: nn.Module, batches: Callable[[], Iterable[Tensor]], cap: int | None, train: Any, host: Host
-    ) -> Rehearsal:
-        return Rehearsal(self, model, batches, cap, train, host)
+    ) -> dict[str, Switch]:
+        return {LATE_QAT: Rehearsal(self, model, batches, cap, train, host)}
 
 
 class Rehearsal:
@@ -96,7 +97,7 @@ class Rehearsal:
         """What stands in for the weight of a layer; where steps are measured, it reads them from one tensor."""
         method = self._spec.method(self._roles[name], layer.weight.numel())
         if not isinstance(method, Waterfill):
-            return method.fake
+            return method.as_exported
         steps_RK = self._steps[name] = torch.ones_like(layer.weight, requires_grad=False)
         for axis, size in zip(("rows", "columns"), steps_RK.shape):
             exponents = torch.zeros(size, dtype=torch.int8, device=steps_RK.device)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
+from torch import nn
 
 from golf.contracts import SpecError
 
@@ -85,6 +87,14 @@ class Attention(Protocol):
         ...
 
 
+class Rehearses(Protocol):
+    """A plan of quantization that can round while the model trains."""
+
+    def fake_quantizer(self, model: nn.Module) -> Callable[[bool], None]:
+        """A switch between the model's weights and what export would leave of them."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """A stretch of training from `begin`, a share of the budget, to where the next one begins.
@@ -107,6 +117,11 @@ class Stage:
     def switches(self) -> frozenset[str]:
         named = {"fake_quant": self.fake_quant, context(self.seq_len): self.seq_len is not None}
         return frozenset(self.on) | {name for name, on in named.items() if on}
+
+    def rehearsal(self, plan: Rehearses, model: nn.Module) -> Callable[[bool], None]:
+        """The switch of late QAT on the plan's own grids. It is asked of a stage, so that one-file scripts of recipes
+        without stages leave out all of it."""
+        return plan.fake_quantizer(model)
 
 
 def context(seq_len: int | None) -> str:

@@ -9,14 +9,13 @@ from hashlib import blake2b
 
 import numpy as np
 import pytest
-import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from golf.contracts import ArtifactError, QTensor, Role
 from golf.pack.container import DIGEST, PREFIX, VERSION, PackSpec, dump, load
 from golf.pack.rans import Rans
-from golf.pack.xz import Xz
+from golf.pack.xz import Xz, deflate, inflate
 from golf.pack.zstd import Zstd
 
 HEADER = {"model": {"family": "unet", "layers": 2}, "tokenizer": "ab" * 32, "note": "é"}
@@ -60,7 +59,7 @@ def same(one: dict[str, QTensor], other: dict[str, QTensor]) -> bool:
 
 
 @pytest.mark.parametrize(
-    "spec", [PackSpec(), PackSpec(codec=Xz()), PackSpec(codec=Zstd(level=3)), PackSpec(codec=Rans())], ids=str
+    "spec", [PackSpec(codec=codec) for codec in (Zstd(), Xz(), Zstd(level=3), Rans())], ids=str
 )
 def test_round_trip(spec):
     header, tensors = load(dump(model(), HEADER, spec))
@@ -69,11 +68,11 @@ def test_round_trip(spec):
 
 
 def test_nothing_at_all_round_trips():
-    assert load(dump({}, {}, PackSpec())) == ({}, {})
+    assert load(dump({}, {}, PackSpec(codec=Zstd()))) == ({}, {})
 
 
 def test_the_same_arguments_give_the_same_bytes():
-    assert dump(model(), HEADER, PackSpec()) == dump(model(), dict(HEADER), PackSpec())
+    assert dump(model(), HEADER, PackSpec(codec=Zstd())) == dump(model(), dict(HEADER), PackSpec(codec=Zstd()))
 
 
 integers = st.tuples(st.sampled_from([np.int8, np.int16]), st.integers(1, 256), st.integers(0, 2**32 - 1))
@@ -114,10 +113,10 @@ def sign(body: bytes) -> bytes:
 
 def rebuilt(change) -> bytes:
     """The model's artifact with `change` applied to the decoded header, signed again."""
-    body = dump(model(), HEADER, PackSpec())[:-DIGEST]
+    body = dump(model(), HEADER, PackSpec(codec=Zstd()))[:-DIGEST]
     end = PREFIX + int.from_bytes(body[PREFIX - 4 : PREFIX], "little")
     text = body[PREFIX:end]
-    whole = json.loads(text if text[:1] == b"{" else zstandard.ZstdDecompressor().decompress(text))
+    whole = json.loads(text if text[:1] == b"{" else inflate(text, 1 << 20))
     changed = change(whole)
     text = json.dumps(whole if changed is None else changed).encode()
     return sign(body[: PREFIX - 4] + len(text).to_bytes(4, "little") + text + body[end:])
@@ -161,12 +160,12 @@ def test_two_thousand_mutations_are_all_refused(spec):
 
 
 def test_every_flipped_byte_is_noticed():
-    data = dump(model(1), HEADER, PackSpec())
+    data = dump(model(1), HEADER, PackSpec(codec=Zstd()))
     assert all(refused(data[:n] + bytes([data[n] ^ 0xFF]) + data[n + 1 :]) for n in range(len(data)))
 
 
 def test_every_truncation_is_noticed():
-    data = dump(model(1), HEADER, PackSpec())
+    data = dump(model(1), HEADER, PackSpec(codec=Zstd()))
     assert all(refused(data[:n]) for n in range(len(data)))
 
 
@@ -274,11 +273,8 @@ def test_a_header_too_deep_is_refused():
 
 
 def test_a_header_that_explodes_is_refused():
-    text = zstandard.ZstdCompressor().compress(b"[" * (1 << 25))
-    assert refused(sign(b"GOLF" + bytes([VERSION]) + len(text).to_bytes(4, "little") + text))
-    # The frame header says 2^60 bytes, in the eight-byte form of the content size.
-    text = b"\x28\xb5\x2f\xfd\xe0" + (1 << 60).to_bytes(8, "little") + b"\x01\x00\x00"
-    assert refused(sign(b"GOLF" + bytes([VERSION]) + len(text).to_bytes(4, "little") + text))
+    text = deflate(b"[" * (1 << 25))
+    assert refused(sign(b"GOLF" + bytes([VERSION]) + len(text).to_bytes(4, "little") + text), 8_000_000)
 
 
 def test_streams_that_explode_are_refused():
@@ -288,11 +284,12 @@ def test_streams_that_explode_are_refused():
         dump(bomb, {}, PackSpec(codec=Zstd(level=1)))
 
 
-def test_a_newer_format_is_named():
-    data = bytearray(dump(model(1), HEADER, PackSpec()))
-    data[4] = VERSION + 1
+@pytest.mark.parametrize("version, way", [(VERSION + 1, "a newer golf"), (VERSION - 1, "the golf that wrote it")])
+def test_another_format_is_named(version, way):
+    data = bytearray(dump(model(1), HEADER, PackSpec(codec=Zstd())))
+    data[4] = version
     for file in (bytes(data), sign(bytes(data[:-DIGEST]))):
-        with pytest.raises(ArtifactError, match=f"format {VERSION + 1}.*newer golf"):
+        with pytest.raises(ArtifactError, match=f"format {version}.*{way}"):
             load(file)
 
 
@@ -310,7 +307,7 @@ def test_a_newer_format_is_named():
 )
 def test_what_cannot_be_stored_is_refused_with_its_name(qtensor):
     with pytest.raises(ArtifactError, match=r"odd\."):
-        dump({"odd": qtensor}, {}, PackSpec())
+        dump({"odd": qtensor}, {}, PackSpec(codec=Zstd()))
 
 
 @dataclass(frozen=True)
@@ -345,12 +342,12 @@ def test_the_header_costs_a_percent_of_a_small_artifact():
             tensors[f"blocks.{layer}.{name}.weight"] = grid_tensor((8, 8), seed=layer)
         for name in ("attn_scale", "mlp_scale", "resid_mix", "attn.q_gain"):
             tensors[f"blocks.{layer}.{name}"] = kept((8,), seed=layer)
-    data = dump(tensors, HEADER, PackSpec())
+    data = dump(tensors, HEADER, PackSpec(codec=Zstd()))
     assert int.from_bytes(data[PREFIX - 4 : PREFIX], "little") < 1000
 
 
 def test_arrays_come_back_read_only_and_free_of_the_file():
-    _, tensors = load(dump(model(1), HEADER, PackSpec()))
+    _, tensors = load(dump(model(1), HEADER, PackSpec(codec=Zstd())))
     codes = tensors["tok_emb.weight"].parts["codes"]
     with pytest.raises(ValueError):
         codes[0, 0] = 1

@@ -49,7 +49,7 @@ def scalar_decode(data: bytes, count: int, width: int) -> list[int]:
     sides = []
     for size, number in zip(sizes, (sum(heights), matrices * width)):
         side = data[at : at + size]
-        if side[:1] == b"\xff":  # a zstd frame
+        if side[:1] == b"\xff":  # LZMA2
             sides.append(Rans().decode(side, number, np.dtype("i1"), 81, 0).tolist())
         else:
             sides.append(scalar_decode(side, number, 0) if size else [0] * number)
@@ -101,12 +101,12 @@ def test_a_scalar_reader_finds_the_same(rows, columns, matrices):
     assert scalar_decode(data, stream.symbols.size, columns) == stream.symbols.tolist()
 
 
-# The codes of the test below, as the first version wrote them.
+# The codes of the test below, as the first version of artifacts' format 2 wrote them.
 GOLDEN = """
-0P-6G0000004D$d02BZK015yA04pp1D77#BARz4k0J!Y(^!obx`Tzg`000C81O)8t^!oY$1OWh~m`!^XZ4?v$004Hh8#fp^?$BBw
-yu|sb5^(2@&;(GPR$N506Y^&a6jI7~86u9`>uWtdja-j3`9#In>)4wsc3(W~)F6-CYuSn_n;qMpvW<-15%{|Y*4H!g(WIl(V{K-m
-Z0#~RAg8sDA+kV3`PpUCIx3~s!D&t*mB5&xE0&+pUL_3#a4uGhmt~dM-^1lEwc8Rx6bV1(Ejr;Ki!b{f)5;*Ceey0euw#LxJmD07
-;^<!jLNajR%CDT%l6r-k{^v_J0TQr=6dD3M6GIT)U~?CwN6AzS2EE;|ht2PLa-v-`NtMUbMsw9rF}EEt^cM
+0P-6G000000384T02BZK015yA04pp1-~b;06aWBrK1q-3gbB;ZcS$>xu8%Y><q|*udlhXI6aWAKcC;He7&-3HS|Gf{`Kc0c=Z(+=
+P@Yy?M6(m}XABfl%6J(fj@#>NJw1(Fk2Lv2#n<cDn=5u-JnYmUkKAk7iYl8O+n%zGjNTFWy9d_SGxE`-qtjz;W}|HFGC3fpwT~gP
+Kt%c3Wzsq-rPje|P9c@Rn4v3{pV3|=4Fqs5R*RQqmDu0I<uA3{5<(OSKjtku;UJ4I`yJEDAfkQpE;O)Xfu%g*6o2CAUjjlhaNx?X
+oYazfg`588OEv)#u!a;G0y`5!5Zz#N7o<nYR15~a-LQwv?|O2gT{B6Q$J0i0)lf0F9WnG5
 """
 
 

@@ -47,7 +47,7 @@ def reference(W, H, scale, limit, damp, order) -> np.ndarray:
 @pytest.mark.parametrize("rows, width, bits", [(16, 40, 6), (5, 33, 3), (1, 1, 4), (8, 24, 8)])
 def test_equals_the_direct_reference(rows, width, bits, alpha, act_order):
     W, H, grid = torch.randn(rows, width) * 0.1, correlated(width, alpha), Grid(bits)
-    scale = OnGrid(bits=bits, k=4.0).scale(W)[:, 0]
+    scale = OnGrid(bits=bits, k=4.0).scales(W)[:, 0]
     order = range(width)
     if act_order:
         order = sorted(order, key=lambda column: -H[column, column].item())
@@ -61,7 +61,7 @@ def test_equals_the_direct_reference(rows, width, bits, alpha, act_order):
 def test_act_order_is_a_permutation_and_its_undoing():
     W, H = torch.randn(12, 50), correlated(50, 0.7)
     order = torch.argsort(H.diagonal(), descending=True)
-    scale = OnGrid(bits=4, k=4.0).scale(W)[:, 0]
+    scale = OnGrid(bits=4, k=4.0).scales(W)[:, 0]
     whole = gptq(W, H, Grid(4), scale_R=scale).parts["codes"]
     sorted_ = gptq(W[:, order], H[order][:, order], Grid(4), scale_R=scale, act_order=False).parts["codes"]
     assert np.array_equal(whole[:, order.numpy()], sorted_)
@@ -119,7 +119,7 @@ def test_dead_columns_become_zero_and_disturb_nobody():
     dead = torch.zeros(30, dtype=torch.bool)
     dead[[0, 7, 29]] = True
     H[dead], H[:, dead] = 0, 0
-    scale = OnGrid(bits=6, k=6.0).scale(W)[:, 0]
+    scale = OnGrid(bits=6, k=6.0).scales(W)[:, 0]
     codes = gptq(W, H, Grid(6), scale_R=scale).parts["codes"]
     assert not codes[:, dead.numpy()].any()
     alone = gptq(W[:, ~dead], H[~dead][:, ~dead], Grid(6), scale_R=scale).parts["codes"]
@@ -143,7 +143,7 @@ def test_neither_hessian_nor_weight_is_changed():
 def test_white_inputs_leave_plain_rounding():
     W = torch.randn(10, 32)
     codes = gptq(W, torch.eye(32), Grid(6)).parts["codes"]
-    assert np.array_equal(codes, to_codes(W, OnGrid(bits=6, k=12.85).scale(W), Grid(6)).numpy())
+    assert np.array_equal(codes, to_codes(W, OnGrid(bits=6, k=12.85).scales(W), Grid(6)).numpy())
 
 
 def indefinite(width: int) -> torch.Tensor:

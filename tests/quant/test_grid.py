@@ -22,13 +22,13 @@ def test_fake_quant_is_the_export_rounding(method, shape):
     for seed in range(5):
         W = torch.randn(shape, generator=torch.Generator().manual_seed(seed)) * 10.0 ** (seed - 3)
         exported = method.quantize({"w": W}, {}, 1.0)
-        assert torch.equal(method.fake(W), dequantize(exported)["w"])
+        assert torch.equal(method.as_exported(W), dequantize(exported)["w"])
 
 
 def test_straight_through_gradient_is_the_identity():
     W = torch.randn(6, 40, requires_grad=True)
     upstream = torch.randn(6, 40)
-    (RoundNearest(bits=3, k=2.0).fake(W) * upstream).sum().backward()
+    (RoundNearest(bits=3, k=2.0).as_exported(W) * upstream).sum().backward()
     assert torch.equal(W.grad, upstream)
 
 

@@ -172,7 +172,7 @@ def test_late_qat_rehearses_the_grid_of_gptq():
     """Where no error can be made up for, GPTQ is plain rounding: the rehearsal is the performance."""
     W = torch.randn(12, 30)
     read = dequantize(GPTQ(bits=4, k=5.0).quantize({"w": W}, {"w": torch.eye(30)}, 1.0))["w"]
-    assert torch.equal(GPTQ(bits=4, k=5.0).fake(W), read)
+    assert torch.equal(GPTQ(bits=4, k=5.0).as_exported(W), read)
 
 
 def test_specs_refuse_what_cannot_work():

@@ -15,7 +15,7 @@ from golf.host import Host
 from golf.pack import container
 from golf.pack.container import PackSpec
 from golf.pack.rans import Rans
-from golf.quant.apply import Calibration, dequantize, quantize
+from golf.quant.apply import LATE_QAT, Calibration, dequantize, quantize
 from golf.quant.fisher import Curvature
 from golf.quant.nearest import Keep
 from golf.quant.rehearse import Rehearsed, aim, rate, reach
@@ -92,7 +92,7 @@ def batches() -> list[Tensor]:
 
 
 def rehearsal(model: nn.Module, quant: Rehearsed = QUANT, train: TrainSpec = TRAIN, cap: int | None = CAP):
-    return quant.rehearse(model, batches, cap, train, Host())
+    return quant.rehearse(model, batches, cap, train, Host())[LATE_QAT]
 
 
 def fit(sink=quiet, spec: TrainSpec = TRAIN, **given):
@@ -183,7 +183,7 @@ def test_resumed_within_the_stage_nothing_is_measured_again():
     job.enter(frozenset({"fake_quant"}))
     tensors = {name: tensor.clone() for name, tensor in job.capture()[0].items()}
     read, other = [], Toy()
-    switch = QUANT.rehearse(other, lambda: read.append(1) or batches(), CAP, TRAIN, Host())
+    switch = QUANT.rehearse(other, lambda: read.append(1) or batches(), CAP, TRAIN, Host())[LATE_QAT]
     later = Job(other, Counting(), TRAIN, Host(), {"fake_quant": switch})
     later.restore(tensors, job.capture()[1])
     later.enter(frozenset({"fake_quant"}))
@@ -192,7 +192,7 @@ def test_resumed_within_the_stage_nothing_is_measured_again():
 
 def test_measured_anew_after_warm_up_and_once():
     model, read = Toy(), []
-    switch = QUANT.rehearse(model, lambda: read.append(1) or batches(), CAP, TRAIN, Host())
+    switch = QUANT.rehearse(model, lambda: read.append(1) or batches(), CAP, TRAIN, Host())[LATE_QAT]
     engine.fit(model, Counting(), TRAIN, host=Host(), sink=quiet, seed=0, switches={"fake_quant": switch})
     assert len(read) == 2 and model.up.fake is None
 
@@ -242,7 +242,7 @@ def test_other_ranks_take_the_first_ones_steps():
     for rank, model in enumerate(models):
         with torch.no_grad():
             model.up.weight.mul_(1 + rank)  # so that it would find other steps by itself
-        QUANT.rehearse(model, batches, CAP, TRAIN, Pair(rank, 2))(True)
+        QUANT.rehearse(model, batches, CAP, TRAIN, Pair(rank, 2))[LATE_QAT](True)
     assert torch.equal(models[0].up.rehearsed_rows, models[1].up.rehearsed_rows)
     assert models[0].up.rehearsed_rows.any() and models[1].rehearsed
 

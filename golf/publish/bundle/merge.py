@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from golf.contracts import SpecError
 from golf.publish.bundle import lean
+from golf.publish.bundle.tidy import tidied
 
 _ENTRY = re.compile(r"([\w.]+):(\w+)")  # of a phone book
 WHOLE = "*"  # in the place of a name: the module itself
@@ -53,7 +54,8 @@ def merge(trees: Mapping[str, ast.Module], top: str) -> dict[str, ast.Module]:
     known = ast.parse("".join(f"sys.modules[{name!r}]=" for name in (top, *spoken)) + "sys.modules[__name__]").body
     imports = sorted(outside.values(), key=ast.unparse)  # which puts __future__ in front
     found = {"": ast.Module(body=[*imports, *known], type_ignores=[])}
-    return found | {name: parts[name].tree for name in _in_order(parts)}
+    private = {name for target, name in names.items() if target not in kept}
+    return found | tidied({name: parts[name].tree for name in _in_order(parts)}, private)
 
 
 def _phone_books(parts: Mapping[str, Part], top: str) -> set[Target]:
@@ -62,13 +64,18 @@ def _phone_books(parts: Mapping[str, Part], top: str) -> set[Target]:
     for node in (node for part in parts.values() for node in ast.walk(part.tree)):
         if isinstance(node, ast.Dict):
             entries = [isinstance(each, ast.Constant) and _ENTRY.fullmatch(str(each.value)) for each in node.values]
-            here = [place for place, entry in enumerate(entries) if not entry or entry[1] in parts]
+            here = [place for place, entry in enumerate(entries) if not entry or _is_here(parts, *entry.groups())]
             node.keys, node.values = ([each[place] for place in here] for each in (node.keys, node.values))
     for node in (node for part in parts.values() for node in ast.walk(part.tree)):
-        if isinstance(node, ast.Constant) and (entry := _ENTRY.fullmatch(str(node.value))) and entry[1] in parts:
+        entry = isinstance(node, ast.Constant) and _ENTRY.fullmatch(str(node.value))
+        if entry and _is_here(parts, *entry.groups()):
             found.add((entry[1], entry[2]))
             node.value = f"{top}:{entry[2]}"
     return found
+
+
+def _is_here(parts: Mapping[str, Part], module: str, name: str) -> bool:
+    return module in parts and name in parts[module].own
 
 
 def _take_import(part: Part, node: ast.stmt, parts: Collection[str], outside: dict[str, ast.stmt]) -> bool:

@@ -22,6 +22,7 @@ from golf.host import write_atomic
 from golf.pack import container, rans
 from golf.pack.container import PackSpec
 from golf.pack.rans import Rans
+from golf.pack.zstd import Zstd
 from golf.publish.files import read_result
 from golf.publish.use import curves
 from golf.publish.use.source import Source, open_source
@@ -36,7 +37,7 @@ class QuantizeSettings:
     """What `golf quantize` can be told with --set."""
 
     quant: Plan = field(default_factory=QuantSpec)
-    pack: PackSpec = field(default_factory=PackSpec)
+    pack: PackSpec = field(default_factory=lambda: PackSpec(codec=Zstd()))
 
 
 # What needs no recipe squeezes; its effort is how many tokens of calibration text it reads, some thousand at a time.
