@@ -28,10 +28,9 @@ from torch import Tensor, nn
 
 from golf import recipe as recipes
 from golf import run
-from golf.contracts import Corpus, Hessians
+from golf.contracts import Corpus, Hessians, quiet
 from golf.data import shards, stream, tokenizer
 from golf.eval import significance, sliding
-from golf.events import quiet
 from golf.host import Host, write_atomic
 from golf.pack import container
 from golf.quant import fisher, waterfill

@@ -19,9 +19,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from golf.contracts import quiet
 from golf.data import local, shards, stream, tokenizer
 from golf.eval import sliding
-from golf.events import quiet
 from golf.host import Host
 from golf.pack import container
 from golf.pack.container import PackSpec

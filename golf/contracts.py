@@ -31,6 +31,10 @@ class SpecError(GolfError, ValueError):
     """A recipe or model specification holds a value that cannot work."""
 
 
+class RoleError(SpecError):
+    """A model says of its parameters what cannot be: a fault in the code of a family, not in a recipe."""
+
+
 class DataError(GolfError, ValueError):
     """A shard, document file, tokenizer or corpus is missing, malformed or does not match."""
 
@@ -417,6 +421,10 @@ Sink = Callable[[Event], None]
 def emit(sink: Sink, kind: str, **values: Any) -> None:
     """Spell an event the short way."""
     sink(Event(kind, values))
+
+
+def quiet(event: Event) -> None:
+    """A sink for those who do not listen."""
 
 
 def named_hooks(model: torch.nn.Module) -> Iterable[tuple[str, Hooked]]:

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from golf import host as hosts
-from golf.events import JsonLines, fan, lines, quiet
+from golf.contracts import quiet
+from golf.events import JsonLines, fan, lines
 from golf.recipe import Recipe
 from golf.run import EVENTS, Job, run
 

@@ -10,10 +10,6 @@ from typing import Any
 from golf.contracts import Event, Sink
 
 
-def quiet(event: Event) -> None:
-    """The sink of ranks that have nothing to say."""
-
-
 def fan(*sinks: Sink) -> Sink:
     """One sink that hands every event to all."""
 

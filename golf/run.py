@@ -18,7 +18,7 @@ from torch import Tensor
 from golf import host as hosts
 from golf import track as tracks
 from golf.arch import families
-from golf.contracts import ByteLedger, ByteTable, Corpus, Model, RunResult, Score, Sink, SpecError, emit
+from golf.contracts import ByteLedger, ByteTable, Corpus, Model, RunResult, Score, Sink, SpecError, emit, quiet
 from golf.data import shards, stream, tokenizer
 from golf.host import Host, write_atomic
 from golf.pack import container
@@ -138,7 +138,7 @@ def open_corpus(recipe: Recipe, host: Host, sink: Sink) -> Corpus:
     if host.is_main:
         recipe.data.open(hosts.cache_folder(), sink)
     host.barrier()
-    corpus = recipe.data.open(hosts.cache_folder(), lambda event: None)
+    corpus = recipe.data.open(hosts.cache_folder(), quiet)
     emit(
         sink, "corpus", name=corpus.name, sha256=corpus.sha256, vocab=corpus.vocab,
         tokenizer_sha256=corpus.tokenizer_sha256, train_shards=len(corpus.train), val_shards=len(corpus.val),

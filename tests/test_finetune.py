@@ -9,10 +9,9 @@ from small_record import sentences, write_record
 
 from golf import recipe as recipes
 from golf import run as corridor
-from golf.contracts import CheckpointError, Event
+from golf.contracts import CheckpointError, Event, quiet
 from golf.data.dialogues import Dialogues
 from golf.data.mixture import Mixture
-from golf.events import quiet
 from golf.host import Host
 from golf.publish.terminal import run_table
 from golf.train.init import Weights

@@ -15,10 +15,9 @@ from small_record import sentences, write_documents, write_record
 from golf import recipe as recipes
 from golf import run as corridor
 from golf.cli import cli
-from golf.contracts import BudgetError, CheckpointError, GolfError, RunResult, SpecError
+from golf.contracts import BudgetError, CheckpointError, GolfError, RunResult, SpecError, quiet
 from golf.data import documents, shards
 from golf.data.tokenizer import Tokenizer
-from golf.events import quiet
 from golf.host import Host
 from golf.pack import container
 from golf.publish.use.source import open_source

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from golf.contracts import ByteTable, Score, Sink, SpecError
+from golf.contracts import ByteTable, Score, Sink, SpecError, quiet
 from golf.eval.recent import Recent, distributions
-from golf.eval.sliding import UNSCORED, Report, SlidingWindow, keeps_apart, quiet
+from golf.eval.sliding import UNSCORED, Report, SlidingWindow, keeps_apart
 from golf.eval.validity import driver
 from golf.host import Host
 

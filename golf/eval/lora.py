@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from golf.contracts import ByteTable, Score, Sink, SpecError
+from golf.contracts import ByteTable, Score, Sink, SpecError, quiet
 from golf.eval.adapters import Adapters, adaptable, frozen
-from golf.eval.sliding import Report, SlidingWindow, Tally, find, forward_tail, quiet, read, weigh
+from golf.eval.sliding import Report, SlidingWindow, Tally, find, forward_tail, read, weigh
 from golf.eval.spans import Span
 from golf.eval.validity import driver
 from golf.host import Host

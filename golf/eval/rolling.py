@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from golf.contracts import ByteTable, Score, Sink, SpecError
-from golf.eval.sliding import Report, SlidingWindow, Tally, quiet, read, scoring, weigh
+from golf.contracts import ByteTable, Score, Sink, SpecError, quiet
+from golf.eval.sliding import Report, SlidingWindow, Tally, read, scoring, weigh
 from golf.eval.spans import Span
 from golf.host import Host
 

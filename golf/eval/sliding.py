@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.contracts import ByteTable, DataError, DivergedError, Event, Score, Sink, SpecError, emit
+from golf.contracts import ByteTable, DataError, DivergedError, Score, Sink, SpecError, emit, quiet
 from golf.eval.spans import Span, isolated, packed, spans
 from golf.host import Host
 
@@ -33,10 +33,6 @@ LOGIT_BYTES, TOKEN_BYTES = 24, 65_536
 
 # The target that cross entropy skips: padding, and what an earlier window has scored.
 UNSCORED = -100
-
-
-def quiet(event: Event) -> None:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from golf.contracts import DataError, Sink, emit
-from golf.eval.sliding import CPU_TOKENS, GPU_TOKENS, forward_tail, quiet, scoring
+from golf.contracts import DataError, Sink, emit, quiet
+from golf.eval.sliding import CPU_TOKENS, GPU_TOKENS, forward_tail, scoring
 from golf.host import Host
 
 # Rows are padded on the right to a multiple of this. A row's padded length never depends on its neighbors, so

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from golf.contracts import Role, SpecError
+from golf.contracts import Role, RoleError
 
 # Parameters of a flat bank start at multiples of so many floats: 64 bytes, what vector units like.
 ALIGN = 16
@@ -41,16 +41,17 @@ class Bank:
 
 
 def check_roles(parameters: dict[str, nn.Parameter], roles: dict[str, Role]) -> None:
-    """Raises SpecError unless every parameter has one role that an optimizer can serve."""
-    for name in roles.keys() - parameters.keys():
-        raise SpecError(f"roles() names {name!r}, which is no parameter of the model; drop it")
+    """Raises RoleError unless every parameter has one role that an optimizer can serve."""
+    beyond = sorted(roles.keys() - parameters.keys())
+    if beyond:
+        raise RoleError(f"roles() names {beyond[0]!r}, which is no parameter of the model; drop it")
     for name, parameter in parameters.items():
         if name not in roles:
-            raise SpecError(f"parameter {name!r} has no role, so nothing would train it; add it to roles()")
+            raise RoleError(f"parameter {name!r} has no role, so nothing would train it; add it to roles()")
         if parameter.dtype != torch.float32:
-            raise SpecError(f"parameter {name!r} is {parameter.dtype}; masters are float32, cast weights where used")
+            raise RoleError(f"parameter {name!r} is {parameter.dtype}; masters are float32, cast weights where used")
         if roles[name] is Role.MATRIX and parameter.ndim not in (2, 3):
-            raise SpecError(
+            raise RoleError(
                 f"parameter {name!r} has {parameter.ndim} dimensions, but MATRIX takes 2 (or 3, a stack); "
                 "give it the role EMBED, HEAD or CONTROL"
             )

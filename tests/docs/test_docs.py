@@ -17,10 +17,9 @@ from golf import recipe as recipes
 from golf import run as corridor
 from golf.arch import families
 from golf.cli import cli
-from golf.contracts import Stream
+from golf.contracts import Stream, quiet
 from golf.eval import kinds
 from golf.eval.sliding import SlidingWindow
-from golf.events import quiet
 from golf.host import Host
 from golf.pack import codecs, container
 from golf.pack.container import PackSpec

@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import base
 
+from golf.contracts import quiet
 from golf.eval.validity.verdict import TITLES, Status
-from golf.events import quiet
 from golf.publish.verify import suite as verify
 from golf.publish.verify.suite import Tier
 

@@ -15,10 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from small_record import write_record
 
 from golf.cli import cli
-from golf.contracts import DataError, PredictorError
+from golf.contracts import DataError, PredictorError, quiet
 from golf.eval.validity import access
 from golf.eval.validity.verdict import Status
-from golf.events import quiet
 from golf.publish.verify import sandbox as verify_sandbox
 from golf.publish.verify import suite as verify
 from golf.publish.verify.process import packaged_files

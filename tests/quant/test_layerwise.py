@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from golf.arch import families
 from golf.arch.unet import UNetSpec
-from golf.contracts import HessianError, SpecError
-from golf.events import quiet
+from golf.contracts import HessianError, SpecError, quiet
 from golf.host import Host
 from golf.quant import apply, hessian, layerwise
 from golf.quant.apply import QuantSpec

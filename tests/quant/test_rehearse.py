@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from golf.contracts import QTensor, Role, SpecError
-from golf.events import quiet
+from golf.contracts import QTensor, Role, SpecError, quiet
 from golf.host import Host
 from golf.pack import container
 from golf.pack.container import PackSpec

@@ -1,12 +1,12 @@
 """Text as printable characters: bits predicted by mixed contexts, then a range coder in base 93.
 
-The predictor is a small relative of lpaq (M. Mahoney). A character is seven bits, met on the way down a tree. Twelve
+The predictor is a small relative of lpaq (M. Mahoney). A character is seven bits, met on the way down a tree. Thirteen
 contexts (the last one, two and three characters, the last four and seven with all capitals alike, the word so
 far, the last steps of the outline with the word or character, the bracket that is open, the same with the last variable
-that a function has named, the word before the bracket, a repetition) keep for each node of it a probability
-with a count, and the last bits seen there; what such a history leads to is learned as well. A mixer adds both in the
-logistic domain, with weights by node, by the place in a word and whether a repetition is under way, and by each of the
-last two characters.
+that a function has named, the word before the bracket with the commas since, these with the word so far, a repetition)
+keep for each node of it a probability with a count, and the last bits seen there; what such a history leads to is
+learned as well. A mixer adds both in the logistic domain, with weights by node, by the place in a word and whether a
+repetition is under way, and by each of the last two characters.
 
 Every bundle brings the program for that along, so it is short, and text: a line with underscores stands for one line
 per context, with its number in their place. Probabilities are integers, and the two tables are rounded logarithms
@@ -32,8 +32,8 @@ DIGITS = "".join(chr(code) for code in range(32, 127) if chr(code) not in '"\\')
 # v: state of a node: probability, 16 bits; count, 6; last bits behind a leading one, 5.  R: rate, by count.
 # X: by the bit, next count and history.  a: probability by history.  c, d: nodes by context, of this context.
 # U: the text with one capital for all.  Z: its outline, a letter for each word.
-# W, V, Y: weights.  B: open brackets, each with the word before.  M: the last capital, in the order of the alphabet,
-# that a function has for a variable.  w: the word so far.  o: the last character.  k: contexts.
+# W, V, Y: weights.  B: open brackets, each with the word before and its commas.  M: the last capital, in the order of
+# the alphabet, that a function has for a variable.  w: the word so far.  o: the last character.  k: contexts.
 # H: where five characters last went on.  s: where the last word begins, less one.
 # p: what is expected to come again, after l equal characters.  g: probability that the bit b is one.
 _PROGRAM = """\
@@ -50,7 +50,7 @@ def run(N,D,c):
  H={};T=U=Z="  ";B=[T];M=T;s=p=l=0;r=1
  while len(T)<N:
   o=T[-1];w=T[s+1:];q=B[-1]
-  k=o,T[-2:],T[-3:],U[-4:],U[-7:],(w,o),(Z[-4:],o),(Z[-8:],w),q[0],(q[0],M,o),(q[1:],o),l and(T[p],l>9)
+  k=o,T[-2:],T[-3:],U[-4:],U[-7:],(w,o),(Z[-4:],o),(Z[-8:],w),q[0],(q[0],M,o),(q[1:],o),l and(T[p],l>9),(q,w)
   d_=c_.setdefault(k[0x_],{})
   n=1;t=(l>0)+2*min(len(w),2)<<7
   while n<128:
@@ -65,6 +65,7 @@ def run(N,D,c):
   n=chr(n-128);l+=1;p+=1
   if l<2 or T[p-1]!=n:l=0
   if n in"([{":B.append(n+(w or o))
+  if n==",":B[-1]+=n
   if n in")]}":B=B[:-1]or[T]
   Z+=""if n.isalnum()and Z[-1:]=="a"else"a"if n.isalnum()else n;T+=n;U+="A"if"@"<n<"["else n
   if not n.isidentifier():s=len(T)-1;M="@"if w=="def"else max(M,w)if len(w)<2 and w<"["else M
@@ -79,7 +80,7 @@ DECODE = _PROGRAM.replace("NEXT", "x=next(D);c=c*93+x-32-(x>34)-(x>92)").replace
 ENCODE = _PROGRAM.replace("NEXT", "c*=93").replace("BIT", "b=next(D);c+=0 if b else y;r=y if b else r-y")
 
 # Makes `run` of the program.
-_UNROLL = 'exec("\\n".join(";".join(dict.fromkeys(l.replace("_",i)for i in"0123456789ab"))for l in P.split("\\n")))\n'
+_UNROLL = 'exec("\\n".join(";".join(dict.fromkeys(l.replace("_",i)for i in"0123456789abc"))for l in P.split("\\n")))\n'
 
 
 def self_expanding(text: str) -> str:

@@ -1,7 +1,8 @@
 """What a program can leave unchecked about a file it has just written.
 
 A bundle reads one artifact, its own, a second after it wrote it, and verifies the checksum (`ChecksumError`). The
-library's other questions about an artifact (`ArtifactError`) are answered by that, so the bundle does not ask them:
+library's other questions about an artifact (`ArtifactError`) are answered by that, and those about what a model says of
+its own parameters (`RoleError`) when the library first trains it, so the bundle does not ask them:
 `if ...: raise ArtifactError(...)` goes, and so do handlers that turn other errors into one, loops and functions
 that did nothing else, and values that nothing else read. A condition stays when asking it may change something.
 """
@@ -12,7 +13,7 @@ import ast
 
 from golf.publish.bundle.lean import Function, is_read, last_name
 
-TRUSTED = "ArtifactError"
+TRUSTED = ("ArtifactError", "RoleError")
 # Calls that only look.
 HARMLESS = frozenset(
     "all any dict get int isinstance issubdtype items keys len list max min product prod set sorted startswith str "
@@ -40,7 +41,7 @@ def is_harmless(expression: ast.AST) -> bool:
 def _is_refusal(body: list[ast.stmt]) -> bool:
     match body:
         case [ast.Raise(exc=ast.Call(func=func))]:
-            return last_name(func) == TRUSTED
+            return last_name(func) in TRUSTED
     return False
 
 

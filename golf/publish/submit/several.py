@@ -16,8 +16,8 @@ from rich.table import Table
 from golf import host as hosts
 from golf import recipe as recipes
 from golf import run as corridor
-from golf.contracts import GolfError, RunResult
-from golf.events import JsonLines, fan, quiet
+from golf.contracts import GolfError, RunResult, quiet
+from golf.events import JsonLines, fan
 from golf.host import Host
 from golf.publish import baselines, terminal
 from golf.publish.bundle.script import script
