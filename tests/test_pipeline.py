@@ -234,15 +234,16 @@ def test_a_flipped_byte_of_the_artifact_is_one_sentence(run, tmp_path):
 def test_quantize_existing_weights_under_a_cap(run, tmp_path):
     text = write_documents(tmp_path / "text.jsonl", 60)
     words = ("quantize", run / "weights.safetensors", "-o", tmp_path / "a.golf", "--calibration", text)
-    free = json.loads(golf(*words, "--json").stdout)
+    free = json.loads(golf(*words, "--effort", "fast", "--json").stdout)
     cap = int(free["bytes_model"] * 0.8)
-    capped = json.loads(golf(*words, "--cap", cap, "--json").stdout)
+    less = ("--set", "quant.calibration.sequences=64", "--set", "quant.learn=4")  # seconds instead of a minute
+    capped = json.loads(golf(*words, "--cap", cap, *less, "--json").stdout)
     assert (tmp_path / "a.golf").stat().st_size == capped["bytes_model"] <= cap
     assert capped["scale_multiplier"] > 1
     assert {row["method"] for row in capped["tensors"]} <= {"waterfill", "trellis"}
     scored = golf("score", tmp_path / "a.golf", "--data", validation(run), "--json")
     assert json.loads(scored.stdout)["val_bpb"] < result_of(run)["val_bpb"] + 0.5
-    assert "tok_emb.weight" in golf(*words).output
+    assert "tok_emb.weight" in golf(*words, "--effort", "fast").output
 
 
 def test_quantize_refuses_what_it_cannot_do(run, tmp_path):

@@ -29,6 +29,7 @@ from golf.eval.sampling import Sampling
 from golf.eval.zeroshot import Request
 from golf.host import Host
 
+FILE_READERS = ("arrow", "csv", "json", "parquet", "text")  # of `datasets`
 # Published tasks, and the folders of lm-eval they are in: to index all of its tasks takes ten seconds.
 PUBLISHED = {
     "hellaswag": "hellaswag", "arc_easy": "arc", "arc_challenge": "arc", "piqa": "piqa", "winogrande": "winogrande",
@@ -172,6 +173,9 @@ def _task(name: str, cache: str) -> str | dict[str, Any]:
     if "data_files" in options:
         options["data_files"] = _beside(path.parent, options["data_files"])
         options.setdefault("cache_dir", cache)
+    elif task.get("dataset_path") in FILE_READERS:  # `datasets` would search everything below the current folder
+        kind = task["dataset_path"]
+        raise DataError(f"{path} reads {kind} files and names none; add dataset_kwargs: {{data_files: {{test: FILE}}}}")
     return task | {"dataset_kwargs": options}
 
 
