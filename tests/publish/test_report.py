@@ -171,7 +171,7 @@ def page(three, golf, tmp_path_factory):
 def test_the_scores_are_the_runs(three, golf, tmp_path):
     """Read over the whole text, as the run was scored, it is the run's score."""
     pytest.importorskip("matplotlib")
-    (values,) = json.loads(golf("report", three / "2", "-o", tmp_path / "r.html", "--json").stdout)
+    (values,) = json.loads(golf("report", three / "2", "-o", tmp_path / "r.html", "--costs", 0, "--json").stdout)
     found = examine(three / "2", 10**9, 0, lambda event: None)
     assert found.bpb == pytest.approx(values["result"]["val_bpb"], rel=1e-6)
     assert values["gaps"] == [] and found.calibrated > 0
@@ -182,7 +182,7 @@ def test_the_scores_are_the_runs(three, golf, tmp_path):
 
 def test_without_the_corpus_the_page_says_so(three, golf, tmp_path, monkeypatch):
     monkeypatch.setenv("GOLF_CACHE", str(tmp_path / "empty"))
-    golf("report", three / "1", "-o", tmp_path / "r.html")
+    golf("report", three / "1", "-o", tmp_path / "r.html", "--costs", 0)
     text = (tmp_path / "r.html").read_text()
     assert "Not measured" in text and "is not on this machine" in text and "Hardest passages" not in text
 
@@ -202,7 +202,7 @@ def test_a_run_that_was_killed(three, golf, tmp_path, chrome):
     last = next(place for place, row in enumerate(rows) if '"step": 6' in row)
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "events.jsonl").write_text("".join(rows[: last + 1]) + '{"event": "st')
-    (values,) = json.loads(golf("report", tmp_path / "1", "-o", tmp_path / "r.html", "--json").stdout)
+    (values,) = json.loads(golf("report", tmp_path / "1", "-o", tmp_path / "r.html", "--costs", 0, "--json").stdout)
     assert values["unfinished"] == "Step 6 is the last in its log, 75 % of training."
     assert [step["step"] for step in values["steps"]] == [1, 2, 4, 6]
     check_page(chrome, tmp_path / "r.html", 400)
@@ -247,7 +247,7 @@ def test_surprise_is_more_than_a_color(chrome, page):
 
 
 def test_two_runs_compared(chrome, three, changed, golf, tmp_path):
-    golf("report", three / "1", changed / "1", "-o", tmp_path / "two.html")
+    golf("report", three / "1", changed / "1", "-o", tmp_path / "two.html", "--costs", 1)
     for width in (400, 1400):
         check_page(chrome, tmp_path / "two.html", width)
     text = chrome.ask("document.body.innerText")

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ from golf.publish.board.lineage import ABSENT, changes
 from golf.publish.submit import runs, seeds, several
 from golf.train import checkpoint
 
+ROOT = Path(__file__).resolve().parents[2]
 ME = ("--author", "Ann", "--github-id", "ann")
 
 
@@ -345,3 +347,9 @@ def test_changes_of_a_recipe():
         ("model", "A", "B"), ("model.new", ABSENT, "1,2"), ("stages", ABSENT, ""), ("model.gone", "1", ABSENT),
         ("stages.0", "S", ABSENT), ("stages.0.begin", "0.5", ABSENT),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("results", sorted(ROOT.glob("records/*/*/results.json")), ids=lambda file: file.parent.name)
+def test_results_in_the_repository_are_their_recipes(results, golf):
+    checks = json.loads(golf("check", results.parent, "--json").stdout)["checks"]
+    assert checks and all(check["ok"] is not False for check in checks)
