@@ -30,6 +30,7 @@ import torch.nn.functional as F
 from eager_twin import Twin
 from torch import Tensor, nn
 
+from golf.arch import attention as kernels
 from golf.arch.families import import_checkpoint
 from golf.arch.pieces import Pieces
 from golf.contracts import Role
@@ -210,7 +211,8 @@ def measure(threads: int, rows: int, rounds: int, eager_only: bool) -> bool:
         )
     fastest = min(jobs, key=lambda name: clocks[name][0])
     whole, forth_and_back = clocks[fastest][0], clocks["backward"][0]
-    attend = Pieces().attend if fastest == "eager" else compiler.compiled(Pieces().attend)
+    attend = Pieces().attend if threads == 1 else kernels.attend
+    attend = attend if fastest == "eager" else compiler.compiled(attend)
     multiply, attention = ceiling(jobs["eager"].model, attend, rounds)
     parts = {
         "matrix products": multiply,

@@ -3,7 +3,8 @@
 torch's fused kernel saves memory by working in small tiles and by making the weights of attention again on the way
 back. A CPU without wide vector units spends more on that than on the products. Here the heads that share keys lie in
 the same matrix, a piece of the queries leaves out the keys behind it, and the weights are kept. It pays where heads
-share keys and contexts are long: with a key for each head and 256 tokens the fused kernel is as fast.
+share keys and contexts are long: with a key for each head and 256 tokens the fused kernel is as fast. And it pays on
+one thread alone: threads that sleep between so many small products take several times as long as the fused kernel.
 
 N counts sequences times groups of heads, Q queries times heads of a group, S keys.
 """
@@ -37,8 +38,9 @@ class Pieces:
 
     @contextmanager
     def on(self, device: torch.device) -> Iterator[None]:
-        """Inside, `attention.attend` does this if `device` is a CPU. Meets `golf.train.spec.Attention`."""
-        attention.chosen = self.attend if device.type == "cpu" else None
+        """Inside, `attention.attend` does this on one thread of a CPU. Meets `golf.train.spec.Attention`."""
+        alone = device.type == "cpu" and torch.get_num_threads() == 1
+        attention.chosen = self.attend if alone else None
         try:
             yield
         finally:
