@@ -42,6 +42,7 @@ for _command in (finished.check, finished.submit, finished.board, finished.repor
 @set_option
 @click.option("--resume", is_flag=True, help="Continue from the checkpoint in OUT/<seed>/.")
 @click.option("--tracker", "trackers", type=TRACKER, multiple=True, help="Log there too, on this machine.")
+@click.option("--clock", type=FILE, hidden=True, help="Seconds to go by, as noted by an earlier run of the seed.")
 @json_option
 def run(
     record: Path,
@@ -51,6 +52,7 @@ def run(
     assignments: Sequence[str],
     resume: bool,
     trackers: Sequence[str],
+    clock: Path | None,
     as_json: bool,
 ) -> None:
     """Train, compress and score RECORD.
@@ -62,7 +64,7 @@ def run(
     from golf.publish.submit import several
 
     name = record.name if record.is_dir() else record.stem
-    plan = several.Plan(record, seeds or (1337,), out or Path("runs") / name, assignments, resume, trackers)
+    plan = several.Plan(record, seeds or (1337,), out or Path("runs") / name, assignments, resume, trackers, clock)
     failed = several.side_by_side(plan, jobs) if jobs > 1 and len(seeds) > 1 else several.in_turn(plan, as_json)
     results, table = several.summarize(plan, name, failed)
     if as_json and results:

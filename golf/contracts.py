@@ -368,6 +368,7 @@ class RunResult:
     supervised_tokens: those of `train_tokens` whose prediction was trained; fewer where conversations mask some.
     train_seconds: the timed loop plus everything after it that reads training data (Hessians).
     eval_seconds: from opening the artifact to the final number.
+    weights_sha256: of weights.safetensors, the averaged weights that the artifact was made of.
     """
 
     val_loss: float
@@ -402,6 +403,7 @@ class RunResult:
     hardware: str
     eval_kind: str = "sliding"
     val_bpb_fixed: float | None = None
+    weights_sha256: str = ""
 
 
 # --------------------------------------------------------------------------------------------------- events

@@ -123,6 +123,11 @@ def neighbor_environment(place: int, jobs: int) -> dict[str, str]:
     return {**os.environ, **changed}
 
 
+def with_threads(count: int) -> dict[str, str]:
+    """The environment of a process that computes in `count` threads: sums are rounded as their parts are cut."""
+    return {**os.environ, "OMP_NUM_THREADS": str(count)}
+
+
 def keep_memory() -> None:
     """Keep what is freed for the next request of its size, where the C library is glibc. It would hand large buffers
     back to the system and have them mapped and cleared anew: a fifth of a training step on a CPU."""

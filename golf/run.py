@@ -117,13 +117,13 @@ def run(recipe: Recipe, job: Job) -> RunResult:
     result = RunResult(
         **facts, val_loss=final.loss, val_bpb=final.bpb, bytes_total=ledger.total, bytes_code=ledger.code,
         bytes_model=ledger.blob, val_bpb_unquantized=unquantized.bpb, val_bpb_roundtrip=roundtrip.bpb,
-        steps=trained.steps, train_seconds=train_seconds, quantize_seconds=quantize_seconds,
-        eval_seconds=eval_seconds, corpus_sha256=corpus.sha256, tokens_scored=final.tokens,
-        bytes_scored=final.bytes, versions=hosts.versions(), bytes_cap=ledger.cap, bytes_tokenizer=ledger.tokenizer,
-        tokenizer_sha256=corpus.tokenizer_sha256, tokenizer_counted=corpus.tokenizer_counted, corpus=corpus.name,
-        train_tokens=trained.tokens, supervised_tokens=trained.supervised, stopped=trained.stopped,
-        scale_multiplier=multiplier, artifact_sha256=hashlib.sha256(data).hexdigest(), hardware=host.hardware,
-        eval_kind=how.kind, val_bpb_fixed=fixed.bpb,
+        steps=trained.steps, train_seconds=train_seconds, quantize_seconds=quantize_seconds, eval_seconds=eval_seconds,
+        corpus_sha256=corpus.sha256, tokens_scored=final.tokens, bytes_scored=final.bytes, versions=hosts.versions(),
+        bytes_cap=ledger.cap, bytes_tokenizer=ledger.tokenizer, tokenizer_sha256=corpus.tokenizer_sha256,
+        tokenizer_counted=corpus.tokenizer_counted, corpus=corpus.name, train_tokens=trained.tokens,
+        supervised_tokens=trained.supervised, stopped=trained.stopped, scale_multiplier=multiplier,
+        artifact_sha256=hashlib.sha256(data).hexdigest(), hardware=host.hardware, eval_kind=how.kind,
+        val_bpb_fixed=fixed.bpb, weights_sha256=hashlib.sha256((job.out / WEIGHTS).read_bytes()).hexdigest(),
     )  # fmt: skip
     emit(sink, "ledger", total=ledger.total, headroom=ledger.headroom, **asdict(ledger))
     emit(sink, "result", **asdict(result))

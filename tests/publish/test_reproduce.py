@@ -43,18 +43,27 @@ def test_a_submission_runs_again_to_the_bit(submission, golf):
     assert "bit for bit" in found["artifact"]["why"] and "to the bit" in found["bits per byte"]["why"]
 
 
-def test_a_record_with_its_results(small, three, golf, tmp_path):
-    """A record's folder keeps results but neither weights nor script; its recipe is run. It checks and reproduces."""
-    folder = shutil.copytree(small, tmp_path / small.name)
-    shutil.copy(three / "results.json", folder)
+def test_a_record_that_ends_by_the_clock(small, golf, tmp_path):
+    """A record's folder keeps results but neither weights nor script; its recipe is run, by the clock of the run that
+    was published: another machine's steps take as long as they take, and the last stage begins where it began."""
+    folder, out, again = shutil.copytree(small, tmp_path / small.name), tmp_path / "out", tmp_path / "again"
+    recipe = folder / "recipe.py"
+    recipe.write_text(recipe.read_text().replace("steps=8", "seconds=2"))
+    golf("run", folder, "--seed", 1, "--out", out)
+    shutil.copy(out / "results.json", folder)
     (folder / "README.md").write_text("Small.")
-    assert json.loads(golf("check", folder, "--json").stdout)["ok"]
-    found = checks(golf("reproduce", folder, "--seed", 1, "--json"))
-    assert "bit for bit" in found["artifact"]["why"]
+    for path in (folder, out / "1"):
+        assert json.loads(golf("check", path, "--json").stdout)["ok"]
+    found = checks(golf("reproduce", folder, "--json", "--out", again))
+    assert "replayed" in found["clock"]["why"] and found["code"]["ok"]
+    assert found["artifact"]["why"].startswith("bit for bit") and found["weights"]["ok"]
+    assert (again / "1" / "artifact.golf").read_bytes() == (out / "1" / "artifact.golf").read_bytes()
+    (why,) = (each["why"] for each in json.loads(golf("check", again / "1", "--json", code=1).stdout)["checks"]
+              if each["ok"] is False)  # fmt: skip
+    assert why.startswith("another run's, replayed")
     with pytest.raises(DataError, match="keeps no artifact"):
         golf("reproduce", folder, "--score-only")
-    recipe = folder / "recipe.py"
-    recipe.write_text(recipe.read_text().replace("steps=8", "steps=9"))
+    recipe.write_text(recipe.read_text().replace("seconds=2", "seconds=3"))
     printed = json.loads(golf("check", folder, "--json", code=1).stdout)["checks"]
     assert next(check["ok"] for check in printed if check["what"] == "results are the recipe's") is False
 

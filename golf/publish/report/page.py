@@ -104,6 +104,7 @@ def _facts(found: Findings) -> dict[str, Any]:
         "corpus": f"{result.corpus}, {result.corpus_sha256}",
         "tokenizer": result.tokenizer_sha256,
         "artifact": result.artifact_sha256,
+        "weights": result.weights_sha256 or "not noted",
         "source": model.get("code_sha256", "not in the log"),
     }
 

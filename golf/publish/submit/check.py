@@ -10,6 +10,7 @@ from golf import track as tracks
 from golf.contracts import ByteLedger
 from golf.pack import container
 from golf.publish.files import ARTIFACT, EVENTS, RESULT, SCRIPT, TOKENIZER, WEIGHTS, Verdict, read_result
+from golf.publish.submit import runs
 
 REQUIRED = (RESULT, ARTIFACT, TOKENIZER, SCRIPT, EVENTS, WEIGHTS)
 
@@ -44,6 +45,11 @@ def check_run(run: Path) -> tuple[ByteLedger, list[Verdict]]:
             spelled = hashlib.sha256((run / TOKENIZER).read_bytes()).hexdigest()
             wanted = about.get("tokenizer_sha256", "")
             verdicts.append(Verdict("tokenizer as trained", spelled == wanted, f"{spelled[:16]} / {wanted[:16]}"))
+    if WEIGHTS in sizes and result.weights_sha256:
+        with open(run / WEIGHTS, "rb") as file:  # too large to be held as well
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        good = found == result.weights_sha256
+        verdicts.append(Verdict("weights as trained", good, f"{found[:16]} / {result.weights_sha256[:16]}"))
     again = result.val_loss / math.log(2) * result.tokens_scored / result.bytes_scored
     verdicts.append(
         Verdict("loss and score agree", abs(again - result.val_bpb) < 1e-6, f"{again:.8f} / {result.val_bpb:.8f}")
@@ -51,6 +57,8 @@ def check_run(run: Path) -> tuple[ByteLedger, list[Verdict]]:
     overruns = track.overruns(result.train_seconds, result.eval_seconds)
     clock = f"training {result.train_seconds:.1f} s, evaluation {result.eval_seconds:.1f} s"
     verdicts.append(Verdict("within the clocks", not overruns, "; ".join(overruns) or clock))
+    if EVENTS in sizes and any(event.get("replayed") for event in runs.events(run / EVENTS)):
+        verdicts.append(Verdict("clock", False, "another run's, replayed; what these steps took here is not noted"))
     return ledger, verdicts
 
 

@@ -26,12 +26,15 @@ from golf.publish.use.scoring import score_source
 
 SAME = 1e-5  # bits per byte: what another batch size or kernel may change about a stored artifact's score
 COVERAGE = 0.99  # of further seeds that fall into the interval their spread gives
+THREADS = re.compile(r"(\d+) CPU threads")
+RECIPE = "recipe.py"
 STEP = re.compile(r"^step:(\d+) train_loss:([\d.]+)", re.M)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A published seed and what of it is at hand: the script or record to run, its weights, its losses by step."""
+    """A published seed and what of it is at hand: the script or record to run, its weights, its losses by step, and
+    what its log told about code and clock."""
 
     path: Path
     seeds: Seeds
@@ -39,6 +42,12 @@ class Claim:
     script: Path | None
     artifact: Path | None
     losses: dict[int, str]
+    logged: dict[str, str]
+
+    @property
+    def clock(self) -> str | None:
+        """The seconds that decided its schedule; None where steps did, and for runs that did not note them."""
+        return self.logged.get("clock")
 
 
 def claim(path: Path, seed: int | None) -> Claim:
@@ -62,7 +71,7 @@ def claim(path: Path, seed: int | None) -> Claim:
         losses = _losses(folder)
     script = folder / SCRIPT
     return Claim(path, found, known[chosen], script if script.is_file() else None,
-                 artifact if artifact.is_file() else None, losses)  # fmt: skip
+                 artifact if artifact.is_file() else None, losses, found.logged.get(chosen, {}))  # fmt: skip
 
 
 def _losses(run: Path) -> dict[int, str]:
@@ -100,28 +109,39 @@ def run_again(told: Claim, out: Path | None) -> list[Verdict]:
         words = ["--seed", str(told.result.seed), "--out", str(folder)]
         if told.script is not None:
             program = [str(told.script.resolve())]
-        elif (told.path / "recipe.py").is_file():
+        elif (told.path / RECIPE).is_file():
             program = ["-m", "golf", "run", str(told.path.resolve())]
+            if told.clock is not None:
+                noted = Path(temporary) / "clock.txt"
+                noted.write_text(told.clock)
+                words += ["--clock", str(noted)]
         else:
-            raise DataError(f"{told.path} holds neither {SCRIPT} nor a recipe.py, so there is nothing to run")
-        status = subprocess.run([sys.executable, *program, *words], stdout=2).returncode
+            raise DataError(f"{told.path} holds neither {SCRIPT} nor a {RECIPE}, so there is nothing to run")
+        threads = THREADS.search(told.result.hardware)
+        environment = hosts.with_threads(int(threads[1])) if threads else None
+        status = subprocess.run([sys.executable, *program, *words], stdout=2, env=environment).returncode
         if status:
             raise DataError(f"running {' '.join([*program, *words])} ended with status {status}")
         again = folder / str(told.result.seed)
-        return list(_compare(told, read_result(again), _losses(again)))
+        return list(_compare(told, read_result(again), runs.logged(again), _losses(again)))
 
 
-def _compare(told: Claim, new: RunResult, losses: dict[int, str]) -> Iterator[Verdict]:
+def _compare(told: Claim, new: RunResult, logged: dict[str, str], losses: dict[int, str]) -> Iterator[Verdict]:
     old = told.result
     yield from _versions(old, new.versions)
+    yield from _code(told, logged)
+    yield from _clock(told, new)
     if old.hardware != new.hardware:
         yield Verdict("hardware", None, f"{new.hardware} / {old.hardware}")
     for what, field in (("corpus", "corpus_sha256"), ("tokenizer", "tokenizer_sha256"), ("recipe", "recipe_digest")):
         here, there = getattr(new, field), getattr(old, field)
         yield Verdict(what, here == there, f"{here[:16]} / {there[:16]}")
-    if (told.path / "recipe.py").is_file():
+    if (told.path / RECIPE).is_file():
         digest = recipes.load(told.path).digest
         yield Verdict("recipe as published", digest == old.recipe_digest, f"{digest[:16]} / {old.recipe_digest[:16]}")
+    if old.weights_sha256:
+        same = new.weights_sha256 == old.weights_sha256
+        yield Verdict("weights", same or None, "bit for bit" if same else f"others, {new.weights_sha256[:16]}")
     if new.artifact_sha256 == old.artifact_sha256:
         yield Verdict("artifact", True, f"bit for bit, {new.artifact_sha256[:16]}")
     else:
@@ -133,6 +153,20 @@ def _compare(told: Claim, new: RunResult, losses: dict[int, str]) -> Iterator[Ve
 def _versions(old: RunResult, here: dict[str, str]) -> Iterator[Verdict]:
     other = [f"{name} {here.get(name)} / {there}" for name, there in old.versions.items() if here.get(name) != there]
     yield Verdict("versions", None if other else True, ", ".join(other) or "the same")
+
+
+def _code(told: Claim, logged: dict[str, str]) -> Iterator[Verdict]:
+    here, there = logged.get("code_sha256"), told.logged.get("code_sha256")
+    if here and there:
+        yield Verdict("code", True if here == there else None, f"{here[:16]} / {there[:16]}")
+
+
+def _clock(told: Claim, new: RunResult) -> Iterator[Verdict]:
+    """What decided how many steps there are, where time did."""
+    if told.script is None and told.clock is not None:
+        yield Verdict("clock", True, f"the published run's, replayed: {new.steps:,} steps whatever they take here")
+    elif told.result.stopped == "seconds":
+        yield Verdict("clock", None, f"this machine's: {new.steps:,} steps fit into the time / {told.result.steps:,}")
 
 
 def within(claimed: Seeds, old: RunResult, new: RunResult) -> Verdict:

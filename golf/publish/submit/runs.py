@@ -65,12 +65,27 @@ def events(file: Path) -> list[dict[str, Any]]:
     found, rows = [], file.read_text(encoding="utf-8").splitlines(keepends=True)
     for number, row in enumerate(rows, 1):
         try:
-            found.append(json.loads(row))
+            event = json.loads(row)
         except ValueError as error:
             if number == len(rows) and not row.endswith("\n"):
                 break
             raise DataError(f"{file}:{number} is not JSON: {error}") from error
+        if not isinstance(event, dict) or "event" not in event:
+            raise DataError(f"{file}:{number} is no event: {row.strip()[:40]}")
+        found.append(event)
     return found
+
+
+def logged(folder: Path) -> dict[str, str]:
+    """What another run of a seed needs and only its log holds: the hash of the code, and the clock where the seed ended
+    by its own."""
+    facts = {}
+    for event in events(folder / EVENTS) if (folder / EVENTS).is_file() else ():
+        if event["event"] == "model":
+            facts["code_sha256"] = event["code_sha256"]
+        elif event["event"] == "clock" and not event["replayed"]:
+            facts["clock"] = event["seconds"]
+    return facts
 
 
 def same(runs: Sequence[Run], what: str, values: Iterable[Any]) -> Any:

@@ -23,12 +23,14 @@ RECIPE = "recipe.json"
 @dataclass(frozen=True)
 class Seeds:
     """name: of the record.  results: one a seed, rising.  recipe: its plain values, empty when unknown.
-    failed: why, by seed."""
+    failed: why, by seed.  logged: of each seed, what its log alone holds and another run of it needs: `code_sha256`,
+    and `clock` where the run ended by it."""
 
     name: str
     results: Sequence[RunResult]
     recipe: dict[str, Any] = field(default_factory=dict)
     failed: dict[int, str] = field(default_factory=dict)
+    logged: dict[int, dict[str, str]] = field(default_factory=dict)
 
     @property
     def scores(self) -> dict[int, float]:
@@ -57,6 +59,7 @@ class Seeds:
             "corpus_sha256": first.corpus_sha256,
             "results": [asdict(result) for result in self.results],
             "failed": {str(seed): why for seed, why in self.failed.items()},
+            "logged": {str(seed): facts for seed, facts in self.logged.items()},
             "recipe": self.recipe,
         }
 
@@ -72,7 +75,8 @@ def write(folder: Path, name: str, recipe: Recipe, failed: dict[int, str]) -> Se
         before, found = found, finished(folder, recipe.digest)
         if not found or [result.seed for result in found] == [result.seed for result in before]:
             return Seeds(name, found, to_json(recipe), failed) if found else None
-        summary = Seeds(name, found, to_json(recipe), dict(sorted(failed.items())))
+        logged = {result.seed: runs.logged(folder / str(result.seed)) for result in found}
+        summary = Seeds(name, found, to_json(recipe), dict(sorted(failed.items())), logged)
         write_atomic(folder / runs.SEEDS, (json.dumps(summary.values(), indent=1) + "\n").encode())
 
 
@@ -99,7 +103,8 @@ def read(path: Path) -> Seeds:
     found = [runs.read(folder) for folder in runs.find([path])]
     runs.same(found, "recipe", (run.result.recipe_digest for run in found))
     name = path.name if found[0].path != path else path.resolve().parent.name
-    return Seeds(name, [run.result for run in found], found[0].recipe)
+    logged = {run.result.seed: runs.logged(run.path) for run in found}
+    return Seeds(name, [run.result for run in found], found[0].recipe, logged=logged)
 
 
 def _object(file: Path) -> dict[str, Any]:
@@ -113,14 +118,17 @@ def _object(file: Path) -> dict[str, Any]:
 
 
 def _from_values(file: Path, values: dict[str, Any]) -> Seeds:
-    results, failed, recipe = values.get("results"), values.get("failed", {}), values.get("recipe", {})
-    if not isinstance(results, list) or not results or not isinstance(failed, dict) or not isinstance(recipe, dict):
+    results = values.get("results")
+    failed, logged, recipe = (values.get(name, {}) for name in ("failed", "logged", "recipe"))
+    objects = all(isinstance(each, dict) for each in (failed, logged, *logged.values(), recipe))
+    if not isinstance(results, list) or not results or not objects:
         raise DataError(f"{file} holds no results of seeds; `golf run` writes such a file")
     name = values.get("name")
     if not isinstance(name, str):
         raise DataError(f"{file} does not say the name of its record")
     found = sorted((result_of(result, file) for result in results), key=lambda result: result.seed)
-    return Seeds(name, found, recipe, {int(seed): str(why) for seed, why in failed.items()})
+    failed = {int(seed): str(why) for seed, why in failed.items()}
+    return Seeds(name, found, recipe, failed, {int(seed): facts for seed, facts in logged.items()})
 
 
 @dataclass(frozen=True)

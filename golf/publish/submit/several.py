@@ -16,12 +16,12 @@ from rich.table import Table
 from golf import host as hosts
 from golf import recipe as recipes
 from golf import run as corridor
-from golf.contracts import GolfError, RunResult, quiet
+from golf.contracts import GolfError, RunResult, emit, quiet
 from golf.events import JsonLines, fan
 from golf.host import Host
 from golf.publish import baselines, terminal
 from golf.publish.bundle.script import script
-from golf.publish.submit import seeds
+from golf.publish.submit import clock, seeds
 from golf.publish.trackers import Tracking
 from golf.publish.use import convert
 from golf.recipe import Recipe
@@ -31,7 +31,8 @@ LOG = "console.log"
 
 @dataclass(frozen=True)
 class Plan:
-    """What `golf run` was asked for: OUT/<seed>/ gets the files of each seed. trackers: besides the log."""
+    """What `golf run` was asked for: OUT/<seed>/ gets the files of each seed. trackers: besides the log.
+    clock: file whose seconds decide instead of this machine's, as the run that noted them had them."""
 
     record: Path
     seeds: Sequence[int]
@@ -39,6 +40,7 @@ class Plan:
     assignments: Sequence[str] = ()
     resume: bool = False
     trackers: Sequence[str] = ()
+    clock: Path | None = None
 
     @property
     def recipe(self) -> Recipe:
@@ -67,6 +69,7 @@ def in_turn(plan: Plan, silent: bool = False) -> dict[int, str]:
 
 def _one(recipe: Recipe, plan: Plan, seed: int, code: bytes, host: Host, silent: bool) -> None:
     folder = plan.out / str(seed)
+    host = clock.replaying(host, plan.clock) if plan.clock else clock.noting(host)
     job = corridor.Job(seed=seed, out=folder, code=code, host=host, sink=quiet, resume=plan.resume)
     if not host.is_main:
         corridor.run(recipe, job)
@@ -76,6 +79,8 @@ def _one(recipe: Recipe, plan: Plan, seed: int, code: bytes, host: Host, silent:
         tracking = [Tracking(name, folder) for name in plan.trackers]
         try:
             result = corridor.run(recipe, replace(job, sink=fan(log, bar, *tracking)))
+            if recipe.train.seconds is not None and not plan.resume:  # what earlier sessions agreed on is gone
+                emit(log, "clock", seconds=clock.spell(host.agreed), replayed=plan.clock is not None)
         finally:
             for each in (log, *tracking):
                 each.close()
@@ -127,6 +132,7 @@ def start(plan: Plan, seed: int, environment: dict[str, str], ranks: int = 1) ->
     """One seed in a process of its own, or under torchrun in `ranks` of them."""
     flags = [word for text in plan.assignments for word in ("--set", text)] + ["--resume"] * plan.resume
     flags += [word for name in plan.trackers for word in ("--tracker", name)]
+    flags += ["--clock", str(plan.clock)] if plan.clock else []
     several = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
     words = ["-m", "golf", "run", str(plan.record), "--seed", str(seed), "--out", str(plan.out), *flags]
     log = plan.out / str(seed) / LOG
