@@ -2,9 +2,10 @@
 
     python benchmarks/sensitivity.py ../shared/oracles [--weights w.safetensors --text FILE] [--plot FILE.png]
 
-Each tensor is rounded alone, all others left as they are. Measured is the divergence of the model's predictions from
-those of the untouched model, in nats per token, on windows that the curvature has not seen: random ids for the
-families' small checkpoints, text for weights of golf's own.
+Each tensor is rounded alone, as `golf quantize` rounds it, all others left as they are. Predicted is the loss that its
+report has for the tensor, from which the tax it prints is made; measured is the divergence of the model's predictions
+from those of the untouched model. Both are nats per token, the latter on windows that the curvature has not seen:
+random ids for the families' small checkpoints, text for weights of golf's own.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ from torch import Tensor, nn
 from golf.arch import families
 from golf.data import local, stream, tokenizer
 from golf.host import Host
+from golf.publish.use.convert import squeeze
 from golf.publish.use.source import open_source
-from golf.quant import fisher
-from golf.quant.apply import dequantize
-from golf.quant.grid import as_rows
-from golf.quant.waterfill import round_tensor
+from golf.quant import fisher, report
+from golf.quant.apply import dequantize, quantize
 
 FAMILIES = ("pr1361", "gelu_gpt", "qed", "xgqa", "powergqa")
 
@@ -57,13 +57,15 @@ def logs(model: nn.Module, batches: list[Tensor]) -> list[Tensor]:
 @torch.no_grad()
 def measure(model: nn.Module, told: argparse.Namespace, curvature: dict, batches: list[Tensor]) -> np.ndarray:
     """Predicted and measured nats per token of every tensor that the loss minds at all, [n, 2]."""
-    before, found = logs(model, batches), []
+    before, found, roles = logs(model, batches), [], model.roles()
     count = sum(ids.numel() for ids in batches)
+    plan = squeeze("default", 1).quant
     for name, W in model.named_parameters():
         kept = W.detach().clone()
-        read = dequantize({name: round_tensor(W, curvature[name], told.step)})[name]
-        predicted = curvature[name].loss(as_rows(kept - read))
-        W.copy_(read)
+        rounded = quantize({name: kept}, {name: roles[name]}, curvature, plan, told.step / plan.matrix.step)
+        (row,) = report.rows({name: kept}, rounded, curvature)
+        predicted = row.loss
+        W.copy_(dequantize(rounded)[name])
         after = logs(model, batches)
         W.copy_(kept)
         nats = sum((p.exp() * (p - q)).sum().item() for p, q in zip(before, after)) / count
