@@ -11,6 +11,7 @@ and the states are those of dependent quantization in VVC, Schwarz et al. 2019.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -46,21 +47,7 @@ class Trellis(Waterfill):
 
     @staticmethod
     def round(W: Tensor, curvature: Curvature, step: float) -> QTensor:
-        if curvature.inputs_KK is None:
-            return round_tensor(W, curvature, step)
-        W_RK = as_rows(W).double()
-        rows, columns = quarters(W_RK, curvature, WIDER * step)
-        order_K, step_K = visits(columns), power_step(columns).double()
-        scaled_RK = W_RK / (power_step(rows).double()[:, None] * step_K)
-        if (scaled_RK.abs() < 0.5).double().mean() > ZEROS:
-            return round_tensor(W, curvature, step)
-        damped = factor(curvature.name, curvature.inputs_KK[order_K][:, order_K], INPUT_DAMP, act_order=False)
-        visited_KR = scaled_RK[:, order_K].T.masked_fill(damped.dead_K[:, None], 0)
-        U_KK = damped.U_KK / step_K[order_K]
-        codes_KR = torch.cat([path(part_KR, U_KK) for part_KR in visited_KR.split(ROWS, dim=1)], dim=1)
-        codes_RK = torch.empty_like(scaled_RK)
-        codes_RK[:, order_K] = codes_KR.T.double()
-        return replace(pack(W, codes_RK, {"rows": rows, "columns": columns}), method=Trellis.name)
+        return round_on_two(W, curvature, step, paths, round_tensor)
 
     @staticmethod
     def dequantize(qtensor: QTensor) -> Tensor:
@@ -74,6 +61,34 @@ class Trellis(Waterfill):
         return Waterfill.dequantize(
             replace(qtensor, parts={"codes": codes, "rows": rows.astype(np.int64) - QUARTERS, "columns": columns})
         )
+
+
+def round_on_two(
+    W: Tensor,
+    curvature: Curvature,
+    step: float,
+    paths: Callable[[Tensor, Tensor], Tensor],
+    round_on_one: Callable[[Tensor, Curvature, float], QTensor],
+) -> QTensor:
+    """A tensor on two grids, by codes that `paths` finds; by `round_on_one` where they would not pay."""
+    if curvature.inputs_KK is None:
+        return round_on_one(W, curvature, step)
+    W_RK = as_rows(W).double()
+    rows, columns = quarters(W_RK, curvature, WIDER * step)
+    order_K, step_K = visits(columns), power_step(columns).double()
+    scaled_RK = W_RK / (power_step(rows).double()[:, None] * step_K)
+    if (scaled_RK.abs() < 0.5).double().mean() > ZEROS:
+        return round_on_one(W, curvature, step)
+    damped = factor(curvature.name, curvature.inputs_KK[order_K][:, order_K], INPUT_DAMP, act_order=False)
+    visited_KR = scaled_RK[:, order_K].T.masked_fill(damped.dead_K[:, None], 0)
+    codes_RK = torch.empty_like(scaled_RK)
+    codes_RK[:, order_K] = paths(visited_KR, damped.U_KK / step_K[order_K]).T.double()
+    return replace(pack(W, codes_RK, {"rows": rows, "columns": columns}), method=Trellis.name)
+
+
+def paths(W_KR: Tensor, U_KK: Tensor) -> Tensor:
+    """`path` for a piece of the rows at a time."""
+    return torch.cat([path(part_KR, U_KK) for part_KR in W_KR.split(ROWS, dim=1)], dim=1)
 
 
 def visits(columns_K: Tensor) -> Tensor:
