@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
 from importlib import metadata
@@ -126,6 +127,11 @@ def neighbor_environment(place: int, jobs: int) -> dict[str, str]:
 def with_threads(count: int) -> dict[str, str]:
     """The environment of a process that computes in `count` threads: sums are rounded as their parts are cut."""
     return {**os.environ, "OMP_NUM_THREADS": str(count)}
+
+
+def eagerly() -> AbstractContextManager:
+    """Compiled graphs run as they were written. Torch's compiler, which takes two seconds to load, stays unloaded."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def keep_memory() -> None:

@@ -88,16 +88,20 @@ class Layout:
         matrix = np.repeat(np.arange(len(self.heights)), self.heights)
         level = self.base[matrix] + self.rows
         columns, first = self.columns.reshape(-1, self.width).T, self.ends(np.min)
-        due = step = 0
-        for begin in range(0, len(level), self.lanes):
-            rows, left = slice(begin, begin + self.lanes), 0
+        begin = due = step = 0
+        while begin < len(level):
+            # A lone column is cut where the tables are renewed, and before a last step that has not work for all lanes.
+            steps = max(1, min(step // 16, (len(level) - begin) // self.lanes) * (self.width == 1))
+            rows, left = slice(begin, begin + steps * self.lanes), 0
             while left < self.width:
                 right = min(self.width, left + 1 + step // 4)
                 kinds = (level[rows] + columns[left:right, matrix[rows]]).clip(0, CLASSES - 1) - first
-                renewed = step >= due
-                yield rows, slice(left, right), kinds, cumulate(weights) if renewed else None
-                due = step + step // 16 if renewed else due
-                step, left = step + right - left, right
+                kinds, shares = kinds.reshape(steps * (right - left), -1), None
+                if step >= due:
+                    shares, due = cumulate(weights), step + step // 16
+                yield rows, slice(left, right), kinds, shares
+                step, left = step + len(kinds), right
+            begin = rows.stop
 
 
 def lanes(count: int) -> int:
@@ -153,7 +157,7 @@ def plan(stream: Stream) -> tuple[bytes, Layout, Shares, bytes]:
     for rows, columns, kinds, renewed in layout.chunks(weights):
         if renewed is not None:
             begin, size = (a.ravel().astype(np.uint16) for a in (renewed[:, :-1], np.diff(renewed)))
-        place = kinds * span + matrices[rows, columns].T - low
+        place = kinds * span + matrices[rows, columns].T.reshape(kinds.shape) - low
         found.append((size[place], begin[place]))
         learn(weights, place)
     return head, layout, found, b"".join(bits.tobytes() for bits in extra)
@@ -232,7 +236,7 @@ class Rans:
         words = np.frombuffer(data, "<u4", (len(data) - at) // 4, at).astype(np.int64)
         span, read = layout.span, 0
         weights = layout.weights()
-        tokens = np.empty((len(layout.rows), layout.width), np.int16)
+        tokens = np.empty((layout.width, len(layout.rows)), np.int16)
         for rows, columns, kinds, renewed in layout.chunks(weights):
             if renewed is not None:
                 begin, size = renewed[:, :-1].ravel(), np.diff(renewed).ravel()
@@ -247,10 +251,10 @@ class Rans:
                 state[short] = state[short] << 32 | words[read : read + len(short)]
                 read += len(short)
             learn(weights, places)
-            tokens[rows, columns] = (places - kinds * span + layout.low).T
+            tokens[columns, rows].flat = places - kinds * span + layout.low
         if (states != LOWEST).any():
             raise ArtifactError("the lanes of a rans stream do not end where they began; fetch the file again")
-        return join(tokens.ravel(), data[at + 4 * read :], dtype)
+        return join(tokens.T.ravel(), data[at + 4 * read :], dtype)
 
 
 def join(tokens: np.ndarray, data: bytes, dtype: np.dtype) -> np.ndarray:

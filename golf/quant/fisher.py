@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from golf.contracts import HessianError, Hessians, Role
-from golf.host import Host
+from golf.host import Host, eagerly
 from golf.quant.gptq import Factor, factor
 from golf.quant.grid import as_rows
 
@@ -76,7 +76,7 @@ def collect(model: nn.Module, batches: Iterable[Tensor], *, host: Host, seed: in
     tokens = torch.zeros((), dtype=torch.int64, device=host.device)
     random = torch.Generator(host.device).manual_seed(seed * host.world + host.rank)
     half = torch.autocast(host.device.type, host.compute_dtype, enabled=host.compute_dtype != torch.float32)
-    with torch.enable_grad(), torch.compiler.set_stance("force_eager"):
+    with torch.enable_grad(), eagerly():
         for ids_BT in batches:
             with half:
                 logits_NV = model(ids_BT.to(host.device)).flatten(0, 1).float()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from golf.contracts import HessianError, Hessians, named_hooks
-from golf.host import Host
+from golf.host import Host, eagerly
 
 
 def collect(model: nn.Module, batches: Iterable[Tensor], *, host: Host) -> Hessians:
@@ -37,7 +37,7 @@ def collect(model: nn.Module, batches: Iterable[Tensor], *, host: Host) -> Hessi
     try:
         for place, (name, layer) in enumerate(layers.items()):
             layer.watch = watcher(place, sums[name])
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"), half:
+        with torch.no_grad(), eagerly(), half:
             for ids_BT in batches:
                 model(ids_BT.to(host.device))
                 counts[-1] += ids_BT.numel()

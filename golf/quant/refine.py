@@ -6,7 +6,10 @@ artifact, whatever they are, and make up for part of what rounding did to all ot
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import cycle, islice
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,7 @@ from torch.func import functional_call
 
 from golf.contracts import Role, Sink, emit
 from golf.host import Host
+from golf.quant.abreast import ahead
 
 # The rate is in units of a tensor's root mean square; it rises over WARMUP steps and then falls to zero.
 RATE, BETAS, WARMUP = 3e-3, (0.9, 0.98), 5
@@ -34,7 +38,7 @@ def refine(
     The model holds the untouched weights, whose predictions on the batches of ids [B, T] are what is learned; it is
     left as it was. A step takes one batch. The same arguments give the same tensors.
     """
-    before = {name: W.detach() for name, W in model.named_parameters()}
+    before, teacher = {name: W.detach() for name, W in model.named_parameters()}, copy.deepcopy(model)
     moving = {name: role is Role.CONTROL and before[name].numel() > 0 for name, role in model.roles().items()}
     fixed = {name: rounded[name].to(host.device) for name, moves in moving.items() if not moves}
     learned = {name: rounded[name].to(host.device).clone() for name, moves in moving.items() if moves}
@@ -45,13 +49,16 @@ def refine(
     if not groups or not batches:
         return {}
     optimizer = torch.optim.Adam(groups, lr=0.0, betas=BETAS)
-    half = torch.autocast(host.device.type, host.compute_dtype, enabled=host.compute_dtype != torch.float32)
-    for step in range(steps):
+    half = partial(torch.autocast, host.device.type, host.compute_dtype, host.compute_dtype != torch.float32)
+
+    def taught(ids_BT: Tensor) -> tuple[Tensor, Tensor]:
+        ids_BT = ids_BT.to(host.device)
+        with torch.no_grad(), half():
+            return ids_BT, teacher(ids_BT).float().softmax(dim=-1)
+
+    for step, (ids_BT, wanted_BTV) in enumerate(ahead(taught, islice(cycle(batches), steps))):
         emit(sink, "calibrate", done=step, total=steps, what="learning after rounding")
-        ids_BT = batches[step % len(batches)].to(host.device)
-        with torch.no_grad(), half:
-            wanted_BTV = functional_call(model, before, (ids_BT,)).float().softmax(dim=-1)
-        with torch.enable_grad(), half:
+        with torch.enable_grad(), half():
             logits_BTV = functional_call(model, fixed | learned, (ids_BT,)).float()
             loss = F.cross_entropy(logits_BTV.flatten(0, 1), wanted_BTV.flatten(0, 1))
         for group in optimizer.param_groups:

@@ -2,8 +2,7 @@
 
 Steps stand where they stood, but a weight is rounded to one of two grids, half a step apart, and the parities of the
 codes before it in its row say which. So the codes of a row are a path through a trellis of four states, whose points
-are packed more closely than a lattice of single weights can be. The path is Viterbi's; each of its four survivors
-owes later columns the errors of its own past, as GPTQ has it.
+are packed more closely than a lattice of single weights can be. The path is Viterbi's (`golf.quant.viterbi`).
 
 Source: Marcellin and Fischer, "Trellis coded quantization of memoryless and Gauss-Markov sources", 1990; the grids
 and the states are those of dependent quantization in VVC, Schwarz et al. 2019.
@@ -11,7 +10,7 @@ and the states are those of dependent quantization in VVC, Schwarz et al. 2019.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -20,14 +19,13 @@ import torch
 from torch import Tensor
 
 from golf.contracts import QTensor
+from golf.quant import abreast
 from golf.quant.fisher import INPUT_DAMP, Curvature
 from golf.quant.gptq import factor
 from golf.quant.grid import QUARTERS, as_rows, power_step, take_parts
+from golf.quant.viterbi import NEXT, path
 from golf.quant.waterfill import Waterfill, pack, quarters, round_tensor
 
-# The next state by state and parity of the code. States 2 and 3 take the grid whose points but zero are half a step
-# nearer to zero.
-NEXT = ((0, 2), (2, 0), (1, 3), (3, 1))
 # The two ways into each state, as twice the state before plus the parity.
 WAYS = ((0, 3), (4, 7), (1, 2), (5, 6))
 # How much wider a step may be for the same loss: the square root of 0.81.
@@ -35,8 +33,8 @@ WIDER = 1.11
 # Where more weights than this share are below half a step, there is little to pack, and two grids cost more zeros
 # than they save error.
 ZEROS = 0.55
-# Columns settled before survivors touch the rest, and rows whose paths are sought side by side: speed only.
-BLOCK, ROWS = 20, 1024
+# Rows whose paths are sought side by side: speed only.
+ROWS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +42,13 @@ class Trellis(Waterfill):
     """`Waterfill` with two grids. What meets no inputs as a matrix keeps one, and so does what is mostly zeros."""
 
     name: ClassVar[str] = "trellis"
+
+    def quantize(
+        self, weights: Mapping[str, Tensor], hessians: Mapping[str, Curvature], multiplier: float
+    ) -> dict[str, QTensor]:
+        one = super().quantize
+        found = abreast.each(lambda named: one(dict([named]), hessians, multiplier), weights.items())
+        return {name: qtensor for part in found for name, qtensor in part.items()}
 
     @staticmethod
     def round(W: Tensor, curvature: Curvature, step: float) -> QTensor:
@@ -119,45 +124,3 @@ def nearest(w_SR: Tensor) -> tuple[Tensor, Tensor]:
     codes2_SPR = torch.stack([even2_SR, odd2_SR], 1)
     levels2_SPR = (codes2_SPR - 0.5).clamp_min(0) * sign_SR[:, None]
     return torch.cat([codes_SPR, codes2_SPR * sign_SR[:, None]]), torch.cat([codes_SPR, levels2_SPR])
-
-
-def path(W_KR: Tensor, U_KK: Tensor, block: int = BLOCK) -> Tensor:
-    """Codes [K, R], int16, of weights in steps and in visiting order, whose errors later columns make up for.
-
-    U_KK: that of `gptq.Factor`, of inputs in units of the columns' steps. Every row is a path of its own.
-    """
-    width, rows = W_KR.shape
-    states, ways = len(NEXT), torch.tensor(WAYS)
-    cost_SR = W_KR.new_full((states, rows), torch.inf)
-    cost_SR[0] = 0
-    W_KSR = W_KR[:, None].repeat(1, states, 1)
-    from_KSR = torch.empty(width, states, rows, dtype=torch.uint8)
-    codes_KSR = torch.empty(width, states, rows, dtype=torch.int16)
-    own_SR = torch.arange(states)[:, None].expand(states, rows)
-    for begin in range(0, width, block):
-        end = min(begin + block, width)
-        errors_BSR = W_KR.new_empty(end - begin, states, rows)
-        first_SR = own_SR  # whose weights, as they were when the block began, a survivor goes on with
-        for column in range(begin, end):
-            done = column - begin
-            owed_SR = (U_KK[begin:column, column] @ errors_BSR[:done].flatten(1)).view(states, rows)
-            w_SR = W_KSR[column].gather(0, first_SR) - owed_SR
-            codes_SPR, levels_SPR = nearest(w_SR)
-            errors_SPR = (w_SR[:, None] - levels_SPR) / U_KK[column, column]
-            all_SWR = (cost_SR[:, None] + errors_SPR.square()).flatten(0, 1)[ways]
-            cost_SR, way_SR = all_SWR.min(dim=1)
-            taken_SR = ways[own_SR, way_SR]
-            before_SR = taken_SR >> 1
-            from_KSR[column] = before_SR
-            codes_KSR[column] = codes_SPR.flatten(0, 1).gather(0, taken_SR)
-            errors_BSR[:done] = errors_BSR[:done].gather(1, before_SR.expand(done, states, rows))
-            errors_BSR[done] = errors_SPR.flatten(0, 1).gather(0, taken_SR)
-            first_SR = first_SR.gather(0, before_SR)
-        left_KSR = W_KSR[end:].gather(1, first_SR.expand(width - end, states, rows))
-        owed_KSR = (U_KK[begin:end, end:].T @ errors_BSR.flatten(1)).view_as(left_KSR)
-        W_KSR[end:] = left_KSR.sub_(owed_KSR)
-    codes_KR, state_R = torch.empty(width, rows, dtype=torch.int16), cost_SR.argmin(dim=0)
-    for column in reversed(range(width)):
-        codes_KR[column] = codes_KSR[column].gather(0, state_R[None])[0]
-        state_R = from_KSR[column].gather(0, state_R[None])[0].long()
-    return codes_KR

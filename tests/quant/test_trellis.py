@@ -17,7 +17,8 @@ from golf.pack import rans
 from golf.quant.apply import dequantize
 from golf.quant.fisher import Curvature
 from golf.quant.ramp import join
-from golf.quant.trellis import NEXT, WAYS, Trellis, halves, path, visits
+from golf.quant.trellis import WAYS, Trellis, halves, visits
+from golf.quant.viterbi import NEXT, path
 from golf.quant.waterfill import round_tensor
 
 

@@ -6,27 +6,29 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from golf import host as hosts
 from golf import recipe as recipes
-from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, RunResult, Sink, Stream, emit
+from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, RunResult, Sink, Stream, emit, quiet
 from golf.data import ids as token_ids
 from golf.data import local, shards, stream, tokenizer
-from golf.host import write_atomic
+from golf.host import Host, write_atomic
 from golf.pack import container, rans
 from golf.pack.container import PackSpec
 from golf.pack.rans import Rans
+from golf.pack.remembered import Remembered
 from golf.pack.zstd import Zstd
 from golf.publish.files import read_result
 from golf.publish.use import curves
 from golf.publish.use.source import Source, open_source
-from golf.quant import reach, report
+from golf.quant import abreast, reach, report
 from golf.quant.apply import Calibration, Plan, QuantSpec
 from golf.quant.squeeze import Squeeze
 from golf.quant.trellis import Trellis
@@ -77,41 +79,53 @@ def quantize_weights(
     settings = quantize_settings(record, assignments, squeeze(effort, source.about["eval"]["window"]))
     model = source.build()
     reach.check(source.weights, model.roles(), settings.quant, cap)
-    with hosts.join() as host:
+    pack = replace(settings.pack, codec=Remembered(settings.pack.codec))
+
+    def size_of(qtensors: dict) -> int:
+        return len(container.dump(qtensors, source.about, pack))
+
+    squeezes = isinstance(settings.quant, Squeeze)
+    with hosts.join() as host, abreast.alone() if squeezes else nullcontext():
         model.to(host.device)
         batches = list(calibration_batches(source, settings.quant, calibration) or ())
-        shown = watched(batches, sink)
-        hessians = settings.quant.collect(model, shown, host=host) if batches else Hessians({}, 0)
-
-        def size_of(qtensors: dict) -> int:
-            return len(container.dump(qtensors, source.about, settings.pack))
-
+        hessians = collect(settings.quant, model, batches, host, sink) if batches else Hessians({}, 0)
         weights, roles = source.weights, model.roles()
         fitted = settings.quant.fit(weights, roles, hessians.by_name, size_of=size_of, cap=cap, sink=sink)
-        if isinstance(settings.quant, Squeeze):
+        if squeezes:
             fitted = settings.quant.refine(
                 fitted, model, hessians.by_name, batches, size_of=size_of, cap=cap, host=host, sink=sink
             )
-    blob = container.dump(fitted.qtensors, source.about, settings.pack)
+    blob = container.dump(fitted.qtensors, source.about, pack)
     write_atomic(output, blob)
     if source.spelled:
         write_atomic(output.with_suffix(".tokenizer.model"), source.spelled)
     ratio = _tokens_per_byte(source, batches) if batches and (source.spelled or curve) else None
+
+    def described(named: tuple[str, QTensor]) -> dict[str, Any]:
+        (row,) = report.rows(weights, dict([named]), hessians.by_name)
+        return asdict(row) | _costs(row, named[1], settings.pack, ratio)
+
     result = {
         "artifact": str(output),
         "bytes_model": len(blob),
         "cap": cap,
         "scale_multiplier": fitted.multiplier,
-        "tensors": [
-            asdict(row) | _costs(row, fitted.qtensors[row.name], settings.pack, ratio)
-            for row in report.rows(weights, fitted.qtensors, hessians.by_name)
-        ],
+        "tensors": abreast.each(described, fitted.qtensors.items()),
     }
     if curve is not None:
         points = curves.trace(model.cpu(), weights, hessians.by_name, settings.quant, batches, size_of, sink)
         result["curve"] = [asdict(point.per_byte(ratio)) for point in points]
         curves.draw(result["curve"], curve, reference)
     return result
+
+
+def collect(plan: Plan, model: nn.Module, batches: Sequence[Tensor], host: Host, sink: Sink) -> Hessians:
+    """What the plan needs to know; curvature in threads of which the first tells how far it is."""
+
+    def read(part: Sequence[Tensor], host: Host) -> Hessians:
+        return plan.collect(model, watched(part, sink if host.is_main else quiet), host=host)
+
+    return abreast.in_parts(read, batches, host) if isinstance(plan, Squeeze) else read(batches, host)
 
 
 def watched(batches: Sequence[Tensor], sink: Sink) -> Iterator[Tensor]:
