@@ -65,6 +65,23 @@ def test_records_runs_and_submissions_on_one_board(three, changed, golf, tmp_pat
     assert "faster" in golf("board", folder).stdout or "small" in golf("board", folder).stdout
 
 
+def test_the_same_runs_are_listed_once(three, golf, tmp_path):
+    """Handed in, put together and one by one, under any spelling of the path; a file that is broken hides nothing."""
+    out, handed_in = tmp_path / "runs", tmp_path / "submissions"
+    shutil.copytree(three, out / "small")
+    golf("submit", three, "-o", handed_in / "small", "--author", "A")
+    (out / "torn").mkdir()
+    (out / "torn" / "results.json").write_text('{"name": "torn", "resu')
+    groups = json.loads(golf("board", out, handed_in, tmp_path, out / "small" / "1", "--json").stdout)
+    (ours,), (torn,) = (group["rows"] for group in groups)
+    assert ours["path"] == str(handed_in / "small" / "submission.json")
+    said = [note for note in ours["notes"] if "the same runs lie in" in note]
+    assert [note.removeprefix("the same runs lie in ") for note in said] == [
+        str(out / "small" / name) for name in ("results.json", "1/result.json")
+    ]
+    assert torn["path"].endswith("torn/results.json") and "is not JSON" in torn["notes"][-1]
+
+
 def test_kinds_of_evaluation_stay_apart(three, golf, tmp_path):
     values = json.loads((three / "results.json").read_text())
     for result in values["results"]:

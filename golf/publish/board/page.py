@@ -15,6 +15,8 @@ from golf.publish.board.ranking import Group, Row
 from golf.publish.render import render
 from golf.publish.report import plots
 
+HIDDEN = ("recipe", "number", "before_number", "runs")
+
 
 class Column(NamedTuple):
     key: str
@@ -53,7 +55,7 @@ def values(groups: Sequence[Group]) -> list[dict[str, Any]]:
 
 
 def _plain(row: Row) -> dict[str, Any]:
-    plain = {name: value for name, value in asdict(row).items() if name not in ("recipe", "number", "before_number")}
+    plain = {name: value for name, value in asdict(row).items() if name not in HIDDEN}
     return plain | {"headroom": row.headroom, "changes": [change._asdict() for change in row.changes]}
 
 

@@ -4,7 +4,7 @@ before it."""
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -29,6 +29,7 @@ class Row:
 
     verified: what the validity checks kept beside it say.  before: the best one of the group with an earlier date;
     delta: that one's score less this one's (positive: better); p: of being better at all, one-sided, by Welch.
+    runs: what tells the runs behind it from all others.
     """
 
     number: int
@@ -56,6 +57,7 @@ class Row:
     delta: float | None = None
     p: float | None = None
     changes: tuple[Change, ...] = ()
+    runs: frozenset = field(default=frozenset(), repr=False)
 
     @property
     def headroom(self) -> int | None:
@@ -99,7 +101,7 @@ def board(paths: Iterable[Path], match: str | None = None) -> list[Group]:
 
     Raises DataError when nothing is found.
     """
-    rows = [row for path in paths for row in find(path) if match is None or fnmatch(row.path, f"*{match}*")]
+    rows = once([row for path in paths for row in find(path) if match is None or fnmatch(row.path, f"*{match}*")])
     if not rows:
         raise DataError("no record with results, run or submission lies there; run one with `golf run`")
     groups: dict[tuple[str | None, ...], list[Row]] = {}
@@ -107,6 +109,20 @@ def board(paths: Iterable[Path], match: str | None = None) -> list[Group]:
         groups.setdefault((row.track, row.corpus, row.kind), []).append(replace(row, number=number))
     found = [Group(*key, tuple(ranked(rows))) for key, rows in groups.items()]
     return sorted(found, key=lambda group: (group.track is None, *(str(part or "") for part in group[:3])))
+
+
+def once(rows: Sequence[Row]) -> list[Row]:
+    """Rows whose runs no other row shows as well: a submission goes before the runs it hands in, and these, put
+    together, before each by itself. What stays says where else its runs lie."""
+    kept: dict[int, Row] = {}
+    for place, row in sorted(enumerate(rows), key=lambda each: (each[1].author is None, -len(each[1].runs))):
+        shown = next((other for other, each in kept.items() if row.runs and row.runs <= each.runs), None)
+        if shown is None:
+            kept[place] = row
+        elif row.path != kept[shown].path:
+            notes = dict.fromkeys((*kept[shown].notes, f"the same runs lie in {row.path}"))
+            kept[shown] = replace(kept[shown], notes=tuple(notes))
+    return [kept[place] for place in sorted(kept)]
 
 
 def find(path: Path) -> list[Row]:
@@ -117,28 +133,34 @@ def find(path: Path) -> list[Row]:
     if not path.exists():
         raise DataError(f"{path} does not exist; name a folder of records, runs or submissions")
     if path.is_file():
-        return [_published(published.read(path))] if path.name != runs.SEEDS else [_ours(path, seeds.read(path))]
+        return [_handed_in(path) if path.name != runs.SEEDS else _ours(path, seeds.read(path))]
     rows, summed = [], set()
     for file in sorted(path.rglob(runs.SEEDS)):
-        rows.append(_ours(file, seeds.read(file)))
+        rows.append(_readable(file, lambda file: _ours(file, seeds.read(file))))
         summed.add(file.parent)
     for file in sorted(path.rglob(published.METADATA)):
-        entry = _entry(file)
-        rows.append(_ours(file, seeds.read(file.parent), entry) if "results" in entry.raw else _published(entry))
+        rows.append(_readable(file, _handed_in))
     for file in sorted(path.rglob(runs.RESULT)):
         if file.parent.parent not in summed and file.parent not in summed:
-            rows.append(_ours(file, seeds.read(file.parent)))
+            rows.append(_readable(file, lambda file: _ours(file, seeds.read(file.parent))))
     if not rows:
-        rows = [_published(_entry(file)) for file in sorted(path.glob("*.json"))]
+        rows = [_readable(file, _handed_in) for file in sorted(path.glob("*.json"))]
     return rows
 
 
-def _entry(file: Path) -> Entry:
+def _readable(file: Path, row: Callable[[Path], Row]) -> Row:
     """One of many: a file that cannot be read is a row that says so, and hides no other."""
     try:
-        return published.read(file)
+        return row(file)
     except DataError as error:
-        return Entry(path=file, notes=(str(error),))
+        return _published(Entry(path=file, notes=(str(error),)), None)
+
+
+def _handed_in(file: Path) -> Row:
+    entry = published.read(file)
+    if "results" in entry.raw:
+        return _ours(file, seeds.read(file.parent), entry)
+    return _published(entry, _verified(file.parent))
 
 
 def _ours(file: Path, found: Seeds, entry: Entry | None = None) -> Row:
@@ -155,10 +177,14 @@ def _ours(file: Path, found: Seeds, entry: Entry | None = None) -> Row:
         parameters=first.parameters, bits_per_weight=8 * worst.bytes_model / first.parameters,
         verified=_verified(file.parent), parent=entry.parent if entry else None, recipe=found.recipe,
         notes=tuple(f"seed {seed} failed: {why}" for seed, why in found.failed.items()),
+        runs=frozenset(
+            (r.recipe_digest, r.corpus_sha256, r.eval_kind, r.seed, r.artifact_sha256, r.train_seconds, r.val_bpb)
+            for r in found.results
+        ),
     )  # fmt: skip
 
 
-def _published(entry: Entry) -> Row:
+def _published(entry: Entry, verified: bool | None) -> Row:
     """The row of what somebody else wrote: as stated, and not a digit more."""
     weights = None
     if entry.bytes_total is not None and entry.bytes_code is not None and entry.parameters:
@@ -172,8 +198,8 @@ def _published(entry: Entry) -> Row:
         track=entry.track, corpus=None, kind=None, author=entry.author, date=entry.date, val_bpb=entry.val_bpb,
         val_bpb_std=entry.val_bpb_std, seeds=entry.seeds, bytes_total=entry.bytes_total,
         cap=track.cap_bytes if track else CHALLENGE_CAP, train_seconds=entry.train_seconds,
-        parameters=entry.parameters, bits_per_weight=weights, verified=_verified(entry.path.parent),
-        parent=entry.parent, notes=notes,
+        parameters=entry.parameters, bits_per_weight=weights, verified=verified,
+        parent=entry.parent, notes=notes, runs=frozenset({entry.path.resolve()}),
     )  # fmt: skip
 
 
