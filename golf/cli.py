@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from golf.contracts import SpecError
-from golf.publish.options import FILE, FOLDER, console, json_option, set_option
+from golf.publish.options import FILE, FOLDER, SEED, console, json_option, set_option
 from golf.publish.submit import commands as finished
 from golf.publish.use import commands
 from golf.publish.verify import command as verify_command
@@ -36,7 +36,7 @@ for _command in (finished.check, finished.submit, finished.board, finished.repor
 
 @cli.command()
 @click.argument("record", type=FOLDER)
-@click.option("--seed", "seeds", type=int, multiple=True, help="Random seed; may be repeated.  [default: 1337]")
+@click.option("--seed", "seeds", type=SEED, multiple=True, help="Random seed; may be repeated.  [default: 1337]")
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Seeds trained side by side.")
 @click.option("--out", type=FOLDER, help="Files land in OUT/<seed>/.  [default: runs/<record>]")
 @set_option
@@ -63,8 +63,9 @@ def run(
     """
     from golf.publish.submit import several
 
+    seeds = list(dict.fromkeys(seeds or (1337,)))
     name = record.name if record.is_dir() else record.stem
-    plan = several.Plan(record, seeds or (1337,), out or Path("runs") / name, assignments, resume, trackers, clock)
+    plan = several.Plan(record, seeds, out or Path("runs") / name, assignments, resume, trackers, clock)
     failed = several.side_by_side(plan, jobs) if jobs > 1 and len(seeds) > 1 else several.in_turn(plan, as_json)
     results, table = several.summarize(plan, name, failed)
     if as_json and results:
@@ -117,7 +118,7 @@ def export(run: Path, form: str, folder: Path, tokenizer: Path | None) -> None:
 @click.argument("weights", type=FILE)
 @click.option("-o", "--output", type=FILE, required=True, help="Artifact to write.")
 @click.option("--recipe", "record", type=FOLDER, help="Record whose quantization and packing to use.")
-@click.option("--cap", type=int, help="Largest artifact in bytes.")
+@click.option("--cap", type=click.IntRange(1), help="Largest artifact in bytes.")
 @click.option("--calibration", type=FOLDER, help="Training text: .bin shards, .jsonl[.zst] or .txt; or its ids, .npy.")
 @click.option("--effort", type=click.Choice(["default", "fast"]), help="How long to look at calibration text.")
 @click.option("--curve", type=FILE, help="Draw bytes against tax as well (.svg or .png).")
@@ -168,7 +169,7 @@ def quantize(
 @click.option("--data", type=FOLDER, help="Text to score: .bin shards, .jsonl[.zst] or .txt.  [default: a run's own]")
 @click.option("--tokenizer", type=FILE, help="The tokenizer, when it does not lie beside SOURCE.")
 @click.option("--task", "tasks", multiple=True, help="Answer a zero-shot task instead: .yaml, .jsonl or a name.")
-@click.option("--limit", type=int, help="Questions of each task.  [default: all]")
+@click.option("--limit", type=click.IntRange(1), help="Questions of each task.  [default: all]")
 @click.option("--eval", "kind", metavar="KIND", help="Another kind of score than SOURCE's own, such as sliding.")
 @set_option
 @json_option
@@ -250,7 +251,7 @@ def data() -> None:
 
 @data.command()
 @click.option("--tokenizer", default="sp1024", show_default=True, help="Export to fetch, such as sp1024 or sp8192.")
-@click.option("--train-shards", type=int, default=80, show_default=True, help="How many training shards.")
+@click.option("--train-shards", type=click.IntRange(0), default=80, show_default=True, help="How many training shards.")
 @click.option("--repo", help="Hub repository that holds the export.")
 @click.option("-o", "--output", "folder", type=FOLDER, help="Folder for the files.  [default: golf's cache]")
 def fetch(tokenizer: str, train_shards: int, repo: str | None, folder: Path | None) -> None:
@@ -267,7 +268,7 @@ def fetch(tokenizer: str, train_shards: int, repo: str | None, folder: Path | No
 
 @data.command("train-tokenizer")
 @click.argument("documents", type=FOLDER, nargs=-1, required=True)
-@click.option("--vocab", type=int, default=1024, show_default=True, help="Tokens it knows.")
+@click.option("--vocab", type=click.IntRange(1), default=1024, show_default=True, help="Tokens it knows.")
 @click.option("-o", "--output", type=FILE, required=True)
 def train_tokenizer(documents: Sequence[Path], vocab: int, output: Path) -> None:
     """Train a lossless SentencePiece tokenizer on DOCUMENTS (.jsonl[.zst] or .txt)."""
@@ -283,7 +284,7 @@ def train_tokenizer(documents: Sequence[Path], vocab: int, output: Path) -> None
 @click.argument("documents", type=FOLDER, nargs=-1, required=True)
 @click.option("--tokenizer", type=FILE, required=True)
 @click.option("--split", type=click.Choice(["train", "val"]), required=True, help="What the shards are for.")
-@click.option("--shard-tokens", type=int, default=100_000_000, show_default=True, help="Tokens of a shard.")
+@click.option("--shard-tokens", type=click.IntRange(1), default=100_000_000, show_default=True, help="Of a shard.")
 @click.option("-o", "--output", "folder", type=FOLDER, required=True)
 def shard(documents: Sequence[Path], tokenizer: Path, split: str, shard_tokens: int, folder: Path) -> None:
     """Tokenize DOCUMENTS into shards of the challenge's format."""

@@ -75,7 +75,10 @@ def load(record: Path) -> Recipe:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except (ImportError, SyntaxError, NameError, TypeError) as error:
+    except SpecError:
+        raise
+    except (ImportError, SyntaxError, NameError, TypeError, AttributeError, ArithmeticError, LookupError,
+            ValueError) as error:  # fmt: skip
         raise SpecError(f"{file} cannot be read as a recipe: {error}") from error
     recipe = getattr(module, "RECIPE", None)
     if not isinstance(recipe, Recipe):

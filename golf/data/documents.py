@@ -20,10 +20,12 @@ def read(path: Path) -> Iterator[str]:
     Raises DataError naming file and line for a missing file, an unknown suffix, undecodable bytes, a broken
     zstd frame, a line that is not JSON, or one without a text.
     """
+    if not path.exists():
+        raise DataError(f"document file {path} does not exist; correct the path")
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; name the document files in it")
     if not path.name.endswith(SUFFIXES):
         raise DataError(f"{path} ends in none of {', '.join(SUFFIXES)}; convert it to one of these")
-    if not path.is_file():
-        raise DataError(f"document file {path} does not exist; correct the path")
     if path.suffix in TEXTS:
         yield _decode(path.read_bytes(), str(path))
         return
@@ -46,9 +48,14 @@ def entries(path: Path) -> Iterator[tuple[str, Any]]:
 
 
 def read_all(paths: Iterable[Path]) -> Iterator[str]:
-    """The documents of several files in turn."""
-    for path in paths:
-        yield from read(path)
+    """The documents of several files in turn. Raises DataError, behind the last, when none holds any text."""
+    empty, names = True, list(paths)
+    for path in names:
+        for text in read(path):
+            empty = empty and not text.strip()
+            yield text
+    if empty and names:
+        raise DataError(f"{', '.join(map(str, names))}: no text in there; give files with some")
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -60,7 +60,7 @@ class HuggingFace:
             ) from error
         self._api, self._endpoint = huggingface_hub.HfApi(endpoint=endpoint), endpoint
         self._download = huggingface_hub.hf_hub_download
-        self._failures = (OSError, errors.HTTPError)
+        self._failures = (OSError, errors.HTTPError, errors.HFValidationError)
 
     def files(self, repo: str) -> Iterator[Remote]:
         with self._translated(repo):

@@ -96,7 +96,7 @@ def tokens_of(path: Path, tokenizer: Tokenizer) -> shards.Tokens:
             tokenizer.check_spelled(shards.read(shard, tokenizer.vocab), shard)
         return shards.Tokens(paths)
     with tempfile.TemporaryDirectory(prefix="golf-tokens-") as folder:
-        arrays = tokenizer.encode_documents(documents.read(path))
+        arrays = tokenizer.encode_documents(documents.read_all([path]))
         # The files lose their names here and stay readable while they are mapped.
         return shards.Tokens(shards.write(Path(folder) / "tokens_%06d.bin", arrays), tokenizer.vocab)
 

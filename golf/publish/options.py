@@ -9,6 +9,7 @@ import click
 
 FOLDER = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, dir_okay=False)
+SEED = click.IntRange(0, 2**32 - 1)
 set_option = click.option(
     "--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Override a recipe field; may be repeated."
 )

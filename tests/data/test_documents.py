@@ -66,7 +66,12 @@ def test_malformed_files_are_named(tmp_path):
         list(documents.read(tmp_path / "no.jsonl.zst"))
     with pytest.raises(DataError, match=r"latin\.txt has byte 0xe9 at offset 3"):
         list(documents.read(tmp_path / "latin.txt"))
+    (tmp_path / "x.csv").write_text("a")
     with pytest.raises(DataError, match="ends in none of"):
         list(documents.read(tmp_path / "x.csv"))
-    with pytest.raises(DataError, match="does not exist"):
-        list(documents.read(tmp_path / "x.txt"))
+    for path, why in ((tmp_path / "x.txt", "does not exist"), (tmp_path, "is a folder")):
+        with pytest.raises(DataError, match=why):
+            list(documents.read(path))
+    (tmp_path / "x.txt").write_text(" \n")
+    with pytest.raises(DataError, match="no text in there"):
+        list(documents.read_all([tmp_path / "x.txt"]))

@@ -98,8 +98,9 @@ def test_tokens_of_every_kind_of_file(files, tmp_path_factory, monkeypatch):
     (path,) = shards.write(files / "y_val_%06d.bin", [np.append(expected, 320)])
     with pytest.raises(DataError, match="beyond the vocabulary of 320"):
         local.tokens_of(path, speaker)
+    (files / "own.csv").write_text("a")
     with pytest.raises(DataError, match="ends in none of"):
         local.tokens_of(files / "own.csv", speaker)
     (files / "empty.jsonl").write_text("")
-    with pytest.raises(DataError, match="no tokens to write"):
+    with pytest.raises(DataError, match="no text in there"):
         local.tokens_of(files / "empty.jsonl", speaker)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from golf import track as tracks
 from golf.contracts import ByteLedger
-from golf.pack import container
-from golf.publish.files import ARTIFACT, EVENTS, RESULT, SCRIPT, TOKENIZER, WEIGHTS, Verdict, read_result
+from golf.publish.files import ARTIFACT, EVENTS, RESULT, SCRIPT, TOKENIZER, WEIGHTS, Verdict, read_artifact, read_result
 from golf.publish.submit import runs
 
 REQUIRED = (RESULT, ARTIFACT, TOKENIZER, SCRIPT, EVENTS, WEIGHTS)
@@ -38,7 +37,7 @@ def check_run(run: Path) -> tuple[ByteLedger, list[Verdict]]:
     verdicts.append(Verdict("bytes as reported", written == counted, f"reported {written}, on disk {counted}"))
     if ARTIFACT in sizes:
         data = (run / ARTIFACT).read_bytes()
-        about, _ = container.load(data)
+        about, _ = read_artifact(run / ARTIFACT)
         found, scored = hashlib.sha256(data).hexdigest(), result.artifact_sha256
         verdicts.append(Verdict("artifact as scored", found == scored, f"{found[:16]} / {scored[:16]}"))
         if TOKENIZER in sizes:

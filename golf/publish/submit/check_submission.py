@@ -14,10 +14,9 @@ from typing import Any
 
 from golf import track as tracks
 from golf.contracts import ByteLedger, RunResult
-from golf.pack import container
 from golf.publish.board import published
 from golf.publish.board.published import Entry
-from golf.publish.files import RECORD_SEEDS, SCRIPT, TOKENIZER, Verdict
+from golf.publish.files import RECORD_SEEDS, SCRIPT, TOKENIZER, Verdict, read_artifact
 from golf.publish.submit import runs
 from golf.publish.submit.seeds import Seeds, read
 from golf.track import Track
@@ -206,7 +205,7 @@ def _artifact(file: Path, result: RunResult) -> Verdict:
     if (found, len(data)) != (result.artifact_sha256, result.bytes_model):
         seen = f"{len(data):,} bytes, {found[:16]} / {result.bytes_model:,} bytes, {result.artifact_sha256[:16]}"
         return Verdict(what, False, seen)
-    container.load(data)
+    read_artifact(file)
     return Verdict(what, True, f"{len(data):,} bytes, {found[:16]}")
 
 

@@ -62,16 +62,16 @@ def events(file: Path) -> list[dict[str, Any]]:
     """The events of a run; a last line cut off by a kill is left out. Raises DataError for other damage."""
     if not file.is_file():
         raise DataError(f"{file} is missing; without it nobody can see what the run did")
-    found, rows = [], file.read_text(encoding="utf-8").splitlines(keepends=True)
+    found, rows = [], file.read_bytes().splitlines(keepends=True)
     for number, row in enumerate(rows, 1):
         try:
             event = json.loads(row)
         except ValueError as error:
-            if number == len(rows) and not row.endswith("\n"):
+            if number == len(rows) and not row.endswith(b"\n"):
                 break
             raise DataError(f"{file}:{number} is not JSON: {error}") from error
         if not isinstance(event, dict) or "event" not in event:
-            raise DataError(f"{file}:{number} is no event: {row.strip()[:40]}")
+            raise DataError(f"{file}:{number} is no event: {str(event)[:40]}")
         found.append(event)
     return found
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from golf import host as hosts
 from golf import recipe as recipes
 from golf import run as corridor
+from golf import track as tracks
 from golf.contracts import GolfError, RunResult, emit, quiet
 from golf.events import JsonLines, fan
 from golf.host import Host
@@ -44,7 +45,10 @@ class Plan:
 
     @property
     def recipe(self) -> Recipe:
-        return recipes.assign(recipes.load(self.record), self.assignments)
+        """What is run. Raises SpecError, before anything is written or bundled, for one that cannot be."""
+        recipe = recipes.assign(recipes.load(self.record), self.assignments)
+        tracks.find(recipe.track)
+        return recipe
 
 
 def in_turn(plan: Plan, silent: bool = False) -> dict[int, str]:

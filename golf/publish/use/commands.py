@@ -9,18 +9,20 @@ from pathlib import Path
 
 import click
 
+from golf.publish.options import SEED
+
 
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("--prompt", "prompts", multiple=True, help="Text to continue; may be repeated.  [default: none]")
-@click.option("--tokens", type=int, default=200, show_default=True, help="New tokens at most.")
+@click.option("--tokens", type=click.IntRange(1), default=200, show_default=True, help="New tokens at most.")
 @click.option("--temperature", type=float, default=0.8, show_default=True, help="0 takes the likeliest.")
 @click.option("--top-k", type=int, default=0, help="Only the k likeliest tokens.  [default: all]")
 @click.option("--top-p", type=float, default=1.0, help="Only the likeliest tokens with this probability.")
 @click.option("--repetition-penalty", type=float, default=1.0, help="Above 1, tokens that were there come less.")
 @click.option("--no-repeat", type=int, default=0, help="No run of this many tokens comes twice.")
-@click.option("--seed", type=int, default=1337, show_default=True)
-@click.option("--window", type=int, help="Tokens each token sees.  [default: all, as far as the model can]")
+@click.option("--seed", type=SEED, default=1337, show_default=True)
+@click.option("--window", type=click.IntRange(1), help="Tokens each token sees.  [default: all, if the model can]")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="The tokenizer, when not beside SOURCE.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list instead of the texts.")
 def generate(

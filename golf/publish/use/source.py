@@ -13,7 +13,7 @@ from torch import Tensor
 from golf import run as corridor
 from golf.arch import families
 from golf.contracts import ArtifactError, CheckpointError, DataError, Model
-from golf.pack import container
+from golf.publish.files import read_artifact
 from golf.quant import apply
 from golf.train import checkpoint
 
@@ -57,7 +57,7 @@ def open_source(path: Path, tokenizer: Path | None = None) -> Source:
             raise CheckpointError(f"{path} carries no model shape; make it one of golf's with `golf import` first")
         spelled = base64.b64decode(about.pop("tokenizer", ""))
     else:
-        about, qtensors = container.load(path.read_bytes())
+        about, qtensors = read_artifact(path)
         if "model" not in about:
             raise ArtifactError(f"{path} carries no model shape; it was not written by `golf run` or `golf quantize`")
         weights, spelled = apply.dequantize(qtensors), b""

@@ -12,8 +12,7 @@ from golf import track as tracks
 from golf.contracts import DataError, RunResult
 from golf.data import corpus, local, shards
 from golf.eval.validity.claims import Seed
-from golf.pack import container
-from golf.publish.files import ARTIFACT, EVENTS, SCRIPT, TOKENIZER, read_result
+from golf.publish.files import ARTIFACT, EVENTS, SCRIPT, TOKENIZER, read_artifact, read_result, result_of
 from golf.publish.verify import ours as verify_ours
 from golf.publish.verify import script as verify_script
 from golf.publish.verify.foreign import split_facts
@@ -43,7 +42,8 @@ def open_run(folder: Path, data: Path | None) -> Subject:
 def open_submission(folder: Path, data: Path | None, seed: int | None) -> Subject:
     """A folder of `golf submit`; of its artifacts, that of `seed` or the first is run."""
     values = read_json(folder / METADATA)
-    results = [RunResult(**entry) for entry in values.get("results", [])]
+    stated = values.get("results")
+    results = [result_of(entry, folder / METADATA) for entry in stated] if isinstance(stated, list) else []
     if not results:
         raise DataError(f"{folder / METADATA} holds no results of golf; give the folder a verify.json instead")
     chosen = next((result for result in results if result.seed == seed), results[0])
@@ -93,7 +93,7 @@ def _ours(subject: Subject, artifact: Path, script: Path, tokenizer: Path, resul
     subject.ours = frozenset({*tree, "golf_entry.py"})
     with_tokenizer(subject, tokenizer)
     subject.retrain = str(script)
-    about, _ = container.load(artifact.read_bytes())
+    about, _ = read_artifact(artifact)
     how = about.get("eval", {})
     subject.isolated = how.get("documents") == "isolated"
     subject.context = how.get("window")
