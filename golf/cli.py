@@ -187,6 +187,8 @@ def score(
     from golf.publish import terminal
     from golf.publish.use import perplexity, scoring
 
+    if limit and not tasks:
+        raise SpecError("--limit counts the questions of a task; name one with --task, or leave it out")
     if tasks:
         _score_tasks(source, tokenizer, tasks, limit, as_json)
         return

@@ -28,6 +28,7 @@ def write(paths: Sequence[Path], output: Path, tokens: int, seconds: float) -> l
         write_atomic(output, unfinished.page(run).encode())
         return [unfinished.values(run)]
     folders = [find_run(path) for path in paths]
+    output.parent.mkdir(parents=True, exist_ok=True)  # rather than find out after minutes
     with ProgressBar() as bar:
         findings = [examine(folder, tokens, seconds, bar) for folder in folders]
     for found, label in zip(findings, _labels(folders)):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from golf import host as hosts
+from golf.contracts import DataError
 from golf.data.tokenizer import Tokenizer
 from golf.eval.generate import generate
 from golf.eval.sampling import Sampling
@@ -42,6 +43,11 @@ def continue_texts(
     write: called with a prompt's number and the next piece of its text as soon as that is certain.
     window: how far back each token sees; by default everything, or the model's reach where the text gets longer.
     """
+    for prompt in prompts:
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(f"the prompt {prompt!r} is not UTF-8; write it in that encoding") from error
     source = open_source(path, tokenizer)
     speaker = Tokenizer(source.tokenizer)
     given = [[speaker.bos, *speaker.encode(prompt).tolist()] for prompt in prompts]

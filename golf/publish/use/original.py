@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -138,9 +139,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | Non
     """
     if path.is_dir():
         return _read_folder(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; correct the path")
     if path.suffix == ".safetensors":
-        if not path.is_file():
-            raise CheckpointError(f"{path} does not exist; correct the path")
         try:
             return load_file(path), None
         except SafetensorError as error:
@@ -149,15 +150,13 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any] | Non
         raise CheckpointError(f"{path.name} is none of .safetensors, .pt, .pth and .bin; convert it to one of them")
     try:
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; correct the path") from error
     except torch.serialization.pickle.UnpicklingError as error:
         other = re.search(r"GLOBAL (\S+)", str(error))
         raise CheckpointError(
             f"{path} does not hold plain tensors and values alone ({other[1] if other else 'no pickle of them'}); golf "
             "runs nothing from a file: save the state dict by itself, best as .safetensors"
         ) from error
-    except (OSError, RuntimeError, EOFError) as error:
+    except (OSError, RuntimeError, EOFError, ValueError, LookupError, struct.error) as error:  # bytes of any kind
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path} cannot be read as torch wrote it ({reason}); copy or save it again") from error
     return _unwrap(path, held)

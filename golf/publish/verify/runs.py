@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from golf.contracts import DataError, RunResult
 from golf.data import corpus, local, shards
 from golf.eval.validity.claims import Seed
 from golf.publish.files import ARTIFACT, EVENTS, SCRIPT, TOKENIZER, read_artifact, read_result, result_of
+from golf.publish.submit.runs import events
 from golf.publish.verify import ours as verify_ours
 from golf.publish.verify import script as verify_script
 from golf.publish.verify.foreign import split_facts
@@ -172,10 +172,9 @@ def _log(file: Path) -> str:
     written: list[str] = []
     spell = lines(written.append)
     if file.is_file():
-        for number, row in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        for number, event in enumerate(events(file), 1):
             try:
-                values = json.loads(row)
-                spell(Event(values.pop("event"), values))
-            except (ValueError, KeyError) as error:
+                spell(Event(event.pop("event"), event))
+            except (TypeError, ValueError, KeyError) as error:
                 raise DataError(f"{file}:{number} is no event of golf: {error}") from error
     return "\n".join(written)
