@@ -13,14 +13,16 @@ from golf.cli import cli
 CASES = """
 run {nowhere} | run {file} | run {broken} | run {record} --set pack.script=dens | run {record} --set pack.scrip=plain
 run {record} --set model.heads=3 | run {record} --set track=foo | run {record} --seed -1 | run {record} --jobs 0
-run {record} --set data.train={empty} | run {record} --set data.train={nowhere}.jsonl | run {record} --out {file}
+run {record} --set train.rows=7 | run {record} --set nonsense
 import {nowhere} --family qed {o} | import {file} --family qed {o} | import {weights} --family ned {o}
 import {weights} --family xgqa --config {torn} {o} | import {folder} --family qed {o}
 export {nowhere} --to hf {o} | export {cut} --to hf {o} | export {run} --to hf -o {file}
 quantize {nowhere} {o} | quantize {file} {o} | quantize {weights} {o} --cap 0
-quantize {weights} {o} --calibration {empty} | quantize {weights} {o} --set quant.x=1
-score {nowhere} | score {cut} | score {flipped} | score {mute} | score {run} --data {empty} | score {run} --data {folder}
-score {run} --data {torn} | score {run} --set eval.stride=0 | score {run} --eval slide | score {run} --tokenizer {file}
+quantize {weights} {o} --curve {nowhere}.xyz | quantize {weights} {o} --calibration {empty}
+quantize {weights} {o} --set quant.x=1 | quantize {cut}/artifact.golf {o} --calibration {nowhere}
+score {nowhere} | score {cut} | score {flipped} | score {mute} | score {run} --data {empty}
+score {run} --data {folder} | score {run} --data {torn}
+score {run} --set eval.stride=0 | score {run} --eval slide | score {run} --tokenizer {file}
 generate {nowhere} | generate {flipped} | generate {run} --temperature nan | generate {run} --tokens 0
 check {nowhere} | check {cut} | check {flipped} | check {unread} | check {odd} | check {torn} | check {broken}
 verify {nowhere} | verify {folder} | verify {odd} --tier static

@@ -75,6 +75,9 @@ def quantize_weights(
     beside the points of the file `reference`.
     Raises BudgetError when no setting reaches `cap` and HessianError when a method needs calibration text.
     """
+    if curve is not None:
+        curves.check(curve, reference)
+    output.parent.mkdir(parents=True, exist_ok=True)  # rather find out now that it cannot be written
     source = open_source(path)
     settings = quantize_settings(record, assignments, squeeze(effort, source.about["eval"]["window"]))
     model = source.build()

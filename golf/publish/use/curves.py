@@ -68,6 +68,15 @@ def trace(
     return points
 
 
+def check(file: Path, reference: Path | None) -> None:
+    """Raises DataError for a picture that could not be drawn, rather than after the work it is to show."""
+    if file.suffix not in (".svg", ".png"):
+        raise DataError(f"--curve {file} ends in neither .svg nor .png; name one of them")
+    if reference is not None:
+        reference_points(reference)
+    library()
+
+
 def draw(points: Sequence[Mapping[str, Any]], file: Path, reference: Path | None) -> None:
     """The curve as SVG or PNG, by the name of the file, beside the `reference.points` (bytes, tax) of a JSON file.
     Raises DataError when that holds none."""
