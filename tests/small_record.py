@@ -57,3 +57,13 @@ def write_record(folder: Path) -> Path:
     documents = write_documents(folder / "documents.jsonl")
     (record / "recipe.py").write_text(RECIPE.replace("{documents!r}", repr(str(documents))))
     return record
+
+
+def check_same_run(one: Path, other: Path) -> None:
+    """The same artifact and the same result, but for what a clock measures."""
+    assert (one / "artifact.golf").read_bytes() == (other / "artifact.golf").read_bytes()
+    results = [json.loads((each / "result.json").read_text()) for each in (one, other)]
+    for result in results:
+        for clocked in ("train_seconds", "quantize_seconds", "eval_seconds"):
+            assert result.pop(clocked) > 0
+    assert results[0] == results[1]

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from small_record import write_record
-
-from golf.cli import cli
 from golf.contracts import DataError, PredictorError, quiet
 from golf.eval.validity import access
 from golf.eval.validity.verdict import Status
@@ -37,12 +30,8 @@ def distribution(state):
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("verified")
-    record = write_record(folder)
-    done = CliRunner().invoke(cli, ["run", str(record), "--out", str(folder / "out")])
-    assert done.exit_code == 0, done.output
-    return folder / "out" / "1337"
+def run(three):
+    return three / "1"
 
 
 def statuses(report):
@@ -69,11 +58,10 @@ def test_a_run_whose_result_was_touched_up_does_not(run, tmp_path):
     assert [check for check, status in found.items() if status is Status.FAIL] == ["S3"]
 
 
-def test_the_command(run, tmp_path):
+def test_the_command(run, golf, tmp_path):
     page = tmp_path / "page.html"
-    done = CliRunner().invoke(cli, ["verify", str(run), "--tier", "static", "--json", "--html", str(page)])
-    values = json.loads(done.stdout)
-    assert done.exit_code == 0 and values["ok"] and len(values["checks"]) == 35
+    values = json.loads(golf("verify", run, "--tier", "static", "--json", "--html", page).stdout)
+    assert values["ok"] and len(values["checks"]) == 35
     assert all(check["why"] for check in values["checks"])
     text = page.read_text()
     assert "no distribution depends on later tokens" in text and "://" not in text
