@@ -7,7 +7,8 @@ RECORD ?= $(lastword $(sort $(wildcard records/cpu_5min_1mb/*_baseline)))
 PYTHON ?= $(shell for each in python3 python3.11 python3.12 python3.13 python3.14; do \
 	"$$each" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$each" && break; done)
 
-PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+# Python compiles what it imports when it does; all of it, most of which nobody imports, takes a minute.
+PIP := .venv/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --constraint constraints.txt
 
 # Spinning threads make a step several times slower as soon as anything else wants a core.
 export OMP_WAIT_POLICY := PASSIVE

@@ -25,8 +25,13 @@ import pytest  # noqa: E402
 ROOT = Path(__file__).resolve().parents[1]
 
 
+# Files of whole runs, which take longest: begun first, so that all processes end at about the same time.
+LONG = ("tests/gallery/", "tests/test_pipeline.py", "tests/publish/")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` skip with the reason where there is no CUDA device."""
+    """The longest files come first. Tests marked `gpu` skip with the reason where there is no CUDA device."""
+    items.sort(key=lambda item: [not item.nodeid.startswith(begin) for begin in LONG])
     wanting = [item for item in items if item.get_closest_marker("gpu")]
     if not wanting:
         return
