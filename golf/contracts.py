@@ -137,6 +137,38 @@ class Hooked(Protocol):
     watch: Callable[[Tensor], None] | None
 
 
+@dataclass(frozen=True)
+class Side:
+    """A tensor's part in a symmetry: along `axis`, from `begin` on, every unit has `block` entries in a row.
+
+    power: of a unit's factor, by which these entries are multiplied; 0 leaves them as they are.
+    """
+
+    name: str
+    axis: int
+    power: int = 0
+    block: int = 1
+    begin: int = 0
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """What may be done to weights without changing what they compute. Declared by the family.
+
+    units: may change places, in all sides alike, where `order`; each may have a factor above 0 where any side has a
+    power, one below 0 too where `signs`.
+    """
+
+    units: int
+    sides: tuple[Side, ...]
+    order: bool = True
+    signs: bool = False
+
+    @property
+    def scales(self) -> bool:
+        return any(side.power for side in self.sides)
+
+
 # ------------------------------------------------------------------------------------------------- data
 
 

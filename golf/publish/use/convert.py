@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from golf import host as hosts
 from golf import recipe as recipes
+from golf.arch import symmetries
 from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, RunResult, Sink, Stream, emit, quiet
 from golf.data import ids as token_ids
 from golf.data import local, shards, stream, tokenizer
@@ -28,7 +29,7 @@ from golf.pack.zstd import Zstd
 from golf.publish.files import read_result
 from golf.publish.use import curves
 from golf.publish.use.source import Source, open_source
-from golf.quant import abreast, reach, report
+from golf.quant import abreast, reach, report, symmetry
 from golf.quant.apply import Calibration, Plan, QuantSpec
 from golf.quant.squeeze import Squeeze
 from golf.quant.trellis import Trellis
@@ -92,11 +93,14 @@ def quantize_weights(
         model.to(host.device)
         batches = list(calibration_batches(source, settings.quant, calibration) or ())
         hessians = collect(settings.quant, model, batches, host, sink) if batches else Hessians({}, 0)
-        weights, roles = source.weights, model.roles()
-        fitted = settings.quant.fit(weights, roles, hessians.by_name, size_of=size_of, cap=cap, sink=sink)
+        weights, known, roles = source.weights, hessians.by_name, model.roles()
+        if squeezes:
+            weights, known = symmetry.settle(weights, known, symmetries.of(model.spec))
+            model.load_state_dict(weights)
+        fitted = settings.quant.fit(weights, roles, known, size_of=size_of, cap=cap, sink=sink)
         if squeezes:
             fitted = settings.quant.refine(
-                fitted, model, hessians.by_name, batches, size_of=size_of, cap=cap, host=host, sink=sink
+                fitted, model, known, batches, size_of=size_of, cap=cap, host=host, sink=sink
             )
     blob = container.dump(fitted.qtensors, source.about, pack)
     write_atomic(output, blob)
@@ -105,7 +109,7 @@ def quantize_weights(
     ratio = _tokens_per_byte(source, batches) if batches and (source.spelled or curve) else None
 
     def described(named: tuple[str, QTensor]) -> dict[str, Any]:
-        (row,) = report.rows(weights, dict([named]), hessians.by_name)
+        (row,) = report.rows(weights, dict([named]), known)
         return asdict(row) | _costs(row, named[1], settings.pack, ratio)
 
     result = {
@@ -116,7 +120,7 @@ def quantize_weights(
         "tensors": abreast.each(described, fitted.qtensors.items()),
     }
     if curve is not None:
-        points = curves.trace(model.cpu(), weights, hessians.by_name, settings.quant, batches, size_of, sink)
+        points = curves.trace(model.cpu(), weights, known, settings.quant, batches, size_of, sink)
         result["curve"] = [asdict(point.per_byte(ratio)) for point in points]
         curves.draw(result["curve"], curve, reference)
     return result
