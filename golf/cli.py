@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from golf.contracts import SpecError
-from golf.publish.options import FILE, FOLDER, SEED, console, json_option, set_option
+from golf.publish.options import FILE, FOLDER, SEED, bos_option, console, eos_option, json_option, set_option
 from golf.publish.submit import commands as finished
 from golf.publish.use import commands
 from golf.publish.verify import command as verify_command
@@ -81,11 +81,20 @@ def run(
 @click.argument("checkpoint", type=FOLDER)
 @click.option("--family", required=True, help="Model family, such as pr1361.")
 @click.option("--config", type=FILE, help="JSON object with the original configuration.  [default: the checkpoint's]")
-@click.option("--tokenizer", type=FILE, help="The SentencePiece model the checkpoint speaks.")
+@click.option("--tokenizer", type=FILE, help="What the checkpoint speaks: a SentencePiece model or a tokenizer.json.")
+@bos_option
+@eos_option
 @click.option("--rename", type=FILE, help="JSON object of names in the checkpoint -> names in golf.")
 @click.option("-o", "--output", type=FILE, required=True, help="Weights file to write.")
 def import_(
-    checkpoint: Path, family: str, config: Path | None, tokenizer: Path | None, rename: Path | None, output: Path
+    checkpoint: Path,
+    family: str,
+    config: Path | None,
+    tokenizer: Path | None,
+    bos: str,
+    eos: str,
+    rename: Path | None,
+    output: Path,
 ) -> None:
     """Turn an original CHECKPOINT into golf's weights file.
 
@@ -93,7 +102,7 @@ def import_(
     """
     from golf.publish.use import original
 
-    parameters = original.import_weights(checkpoint, family, config, tokenizer, rename, output)
+    parameters = original.import_weights(checkpoint, family, config, tokenizer, rename, output, bos=bos, eos=eos)
     click.echo(f"{output}: {family}, {parameters:,} parameters")
 
 
@@ -284,17 +293,19 @@ def train_tokenizer(documents: Sequence[Path], vocab: int, output: Path) -> None
 
 @data.command()
 @click.argument("documents", type=FOLDER, nargs=-1, required=True)
-@click.option("--tokenizer", type=FILE, required=True)
+@click.option("--tokenizer", type=FILE, required=True, help="A SentencePiece model or a tokenizer.json.")
+@bos_option
 @click.option("--split", type=click.Choice(["train", "val"]), required=True, help="What the shards are for.")
 @click.option("--shard-tokens", type=click.IntRange(1), default=100_000_000, show_default=True, help="Of a shard.")
 @click.option("-o", "--output", "folder", type=FOLDER, required=True)
-def shard(documents: Sequence[Path], tokenizer: Path, split: str, shard_tokens: int, folder: Path) -> None:
-    """Tokenize DOCUMENTS into shards of the challenge's format."""
+def shard(
+    documents: Sequence[Path], tokenizer: Path, bos: str, split: str, shard_tokens: int, folder: Path
+) -> None:
+    """Tokenize DOCUMENTS into shards of the challenge's format, or of 32 bits for ids beyond 65,535."""
     from golf.data import documents as texts
-    from golf.data import shards
-    from golf.data.tokenizer import Tokenizer
+    from golf.data import shards, speaking, tokenizer_json
 
-    speaker = Tokenizer(tokenizer)
+    speaker = speaking.speaker(tokenizer_json.read(tokenizer, bos=bos))
     arrays = speaker.encode_documents(texts.read_all(documents))
     written = shards.write(folder / f"golf_{split}_%06d.bin", arrays, shard_tokens=shard_tokens)
     click.echo(f"{folder}: {len(written)} {split} shards")

@@ -200,6 +200,7 @@ class Corpus:
 
     sha256 names the text and its split: scores of different corpora are never compared.
     tokenizer_counted: its bytes are part of the ledger (the run trained it), or shown only (a stock one).
+    speaker: opens the tokenizer's file, as something that has a `table`, the bytes its tokens spell.
     draw: (context length, seed) -> the windows to train on, where `train` is not simply read in shuffled windows:
         mixtures by weight, conversations.
     """
@@ -213,6 +214,7 @@ class Corpus:
     tokenizer_counted: bool
     vocab: int
     bos: int
+    speaker: Callable[[Path], Any]
     draw: Callable[[int, int], Any] | None = None
 
 

@@ -19,7 +19,7 @@ from golf import host as hosts
 from golf import track as tracks
 from golf.arch import families
 from golf.contracts import ByteLedger, ByteTable, Corpus, Model, RunResult, Score, Sink, SpecError, emit, quiet
-from golf.data import shards, stream, tokenizer
+from golf.data import shards, stream
 from golf.host import Host, write_atomic
 from golf.pack import container
 from golf.quant import apply, reach
@@ -104,7 +104,7 @@ def run(recipe: Recipe, job: Job) -> RunResult:
     quantize_seconds = time.monotonic() - begin
 
     begin, data = time.monotonic(), (job.out / ARTIFACT).read_bytes()
-    table, tokens = tokenizer.byte_table(corpus.tokenizer), shards.Tokens(corpus.val, corpus.vocab)
+    table, tokens = corpus.speaker(corpus.tokenizer).table(), shards.Tokens(corpus.val, corpus.vocab)
     fresh = read_model(data).to(host.device)
     final = score(how.kind, fresh, tokens, table, how, host, sink)
     eval_seconds = host.largest(time.monotonic() - begin)

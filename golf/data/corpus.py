@@ -16,6 +16,7 @@ import numpy as np
 
 from golf.contracts import Corpus, DataError, Sink, emit
 from golf.data import shards
+from golf.data.speaking import speaker
 from golf.data.tokenizer import Tokenizer, train
 from golf.host import write_atomic
 
@@ -26,7 +27,7 @@ MANIFEST, TOKENIZER = "manifest.json", "tokenizer.model"
 class Source:
     """The texts of a corpus. Both splits are read more than once, so each is a function that begins anew.
 
-    tokenizer: an existing model file, or None to train one of `vocab` pieces on the train split.
+    tokenizer: that of a model file, or None to train one of `vocab` pieces on the train split.
     encode: how texts become token ids where they are not plain documents; it may leave a file beside the shards.
     """
 
@@ -34,7 +35,7 @@ class Source:
     train: Callable[[], Iterable[str]]
     val: Callable[[], Iterable[str]]
     vocab: int
-    tokenizer: Path | None = None
+    tokenizer: bytes | None = None
     encode: Callable[[Path, str, Tokenizer, Iterable[str]], Iterator[np.ndarray]] | None = None
 
 
@@ -82,7 +83,7 @@ def reopen(folder: Path) -> Corpus | None:
         if any(file_sha256(folder / name) != entry["sha256"] for name, entry in about["files"].items()):
             return None
         found = {"train": shards.find(folder, "train"), "val": shards.find(folder, "val")}
-        return Corpus(tokenizer=folder / TOKENIZER, **found, **about["corpus"])
+        return Corpus(tokenizer=folder / TOKENIZER, speaker=speaker, **found, **about["corpus"])
     except (FileNotFoundError, json.JSONDecodeError, KeyError, TypeError):
         return None
 
@@ -94,12 +95,12 @@ def _build(folder: Path, source: Source, sink: Sink) -> None:
         model = train(source.train(), source.vocab)
         emit(sink, "data", what="tokenizer", done=1, total=1)
     else:
-        model = source.tokenizer.read_bytes()
+        model = source.tokenizer
     write_atomic(folder / TOKENIZER, model)
-    tokenizer = Tokenizer(model)
+    tokenizer = speaker(model)
     if tokenizer.vocab != source.vocab:
         raise DataError(
-            f"{source.tokenizer} has {tokenizer.vocab} pieces where data.vocab={source.vocab}; set "
+            f"data.tokenizer has {tokenizer.vocab} pieces where data.vocab={source.vocab}; set "
             f"data.vocab={tokenizer.vocab}"
         )
     digest, facts = hashlib.sha256(), {}

@@ -23,7 +23,7 @@ from golf.data.corpus import Source
 from golf.data.local import Documents
 from golf.data.shards import Tokens
 from golf.data.stream import FEISTEL_ROUNDS, Position, Windows, permute
-from golf.data.tokenizer import Tokenizer
+from golf.data.tokenizer import Tokenizer, id_type
 
 IGNORED = -100
 MASK = "{split}_supervised.mask"
@@ -98,13 +98,15 @@ def _turn(message: Any, where: str) -> tuple[str, str]:
 
 
 def encode(tokenizer: Tokenizer, conversations: Iterable[Conversation]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(token ids, whether each is a target) of each conversation, uint16 and bool.
+    """(token ids, whether each is a target) of each conversation, as shards hold them and bool.
 
     Raises DataError when the tokenizer has no piece to end a turn with.
     """
     eos, waiting = tokenizer.eos, iter(conversations)
     if eos < 0:
         raise DataError("the tokenizer has no EOS piece, which ends every assistant's turn; train one with an eos_id")
+    if eos == tokenizer.bos:
+        raise DataError("one token opens documents and ends turns; name another for turns, eos= of TokenizerJson")
     while batch := [list(each.segments()) for each in islice(waiting, BATCH)]:
         coded = tokenizer.encode_batch([text for segments in batch for text, _ in segments])
         for segments in batch:
@@ -113,7 +115,7 @@ def encode(tokenizer: Tokenizer, conversations: Iterable[Conversation]) -> Itera
                 part = np.append(part, eos) if supervised else part
                 ids.append(part)
                 targets.append(np.full(len(part), supervised))
-            yield np.concatenate(ids).astype(np.uint16), np.concatenate(targets)
+            yield np.concatenate(ids).astype(id_type(tokenizer.vocab)), np.concatenate(targets)
 
 
 @dataclass(frozen=True, kw_only=True)

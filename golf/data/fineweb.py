@@ -67,6 +67,7 @@ class FineWeb:
             tokenizer_counted=False,
             vocab=tokenizer.vocab,
             bos=tokenizer.bos,
+            speaker=Tokenizer,
         )
 
     def find_tokenizer(self, folder: Path) -> Path:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from golf.contracts import Corpus, DataError, Sink, SpecError
 from golf.data import corpus, documents, shards
 from golf.data.corpus import Source
+from golf.data.speaking import TokenizerFile, spelled
 from golf.data.tokenizer import Tokenizer
 
 
@@ -22,23 +23,23 @@ class Documents:
 
     val: files that validate; if there are none, the share `val_share` of the training documents, chosen by
     their hash.
-    tokenizer: a SentencePiece model file of `vocab` pieces; empty: one is trained on the train split, and
-    counted.
+    tokenizer: a SentencePiece model file of `vocab` pieces, or a `TokenizerJson`; empty: one is trained on the train
+    split, and counted.
     """
 
     kind: ClassVar[str] = "documents"
 
     train: tuple[str, ...]
     val: tuple[str, ...] = ()
-    tokenizer: str = ""
+    tokenizer: str | TokenizerFile = ""
     vocab: int = 1024
     val_share: float = 0.01
 
     def __post_init__(self) -> None:
         if not self.train:
             raise SpecError("data.train names 0 document files; give at least 1")
-        if not 300 <= self.vocab <= 65536:
-            raise SpecError(f"data.vocab={self.vocab} is out of range; give 300..65536")
+        if self.vocab < 300:
+            raise SpecError(f"data.vocab={self.vocab} is out of range; give at least 300")
         if not 0 < self.val_share < 0.5:
             raise SpecError(f"data.val_share={self.val_share} is out of range; give more than 0 and less than 0.5")
 
@@ -53,16 +54,18 @@ class Documents:
 
     def identity(self) -> Any:
         """A JSON value that changes whenever a file's contents do. Raises DataError for files that are missing."""
-        files = [Path(name) for name in (*self.train, *self.val, *filter(None, [self.tokenizer]))]
-        for path in files:
+        named = [self.tokenizer] if self.tokenizer and isinstance(self.tokenizer, str) else []
+        for path in map(Path, (*self.train, *self.val, *named)):
             if not path.is_file():
                 raise DataError(f"{path} does not exist; correct data.train, data.val or data.tokenizer")
-        contents = [corpus.file_sha256(path) for path in files]
+        contents = [corpus.file_sha256(Path(name)) for name in (*self.train, *self.val)]
+        if self.tokenizer:
+            contents.append(hashlib.sha256(spelled(self.tokenizer)).hexdigest())
         return [self.kind, contents, len(self.train), len(self.val), self.vocab, self.val_share]
 
     def source(self, sink: Sink) -> Source:
         train, val = self._splits()
-        tokenizer = Path(self.tokenizer) if self.tokenizer else None
+        tokenizer = spelled(self.tokenizer) if self.tokenizer else None
         return Source(name=self.kind, train=train, val=val, vocab=self.vocab, tokenizer=tokenizer)
 
     def _splits(self) -> tuple[Callable[[], Iterator[str]], Callable[[], Iterator[str]]]:

@@ -22,8 +22,9 @@ from golf.contracts import Corpus, DataError, DataSpec, Sink, SpecError, emit
 from golf.data import corpus as corpora
 from golf.data import dialogues
 from golf.data.corpus import Source
+from golf.data.speaking import TokenizerFile, speaker, spelled
 from golf.data.stream import FEISTEL_ROUNDS, SAMPLE_EPOCH, Position, Windows, permute, windows
-from golf.data.tokenizer import Tokenizer, train
+from golf.data.tokenizer import train
 from golf.host import write_atomic
 
 # Shares are rounded to this many parts; ordering a period takes about ten milliseconds.
@@ -47,12 +48,12 @@ class Mixture:
 
     A source of text is tokenized with the mixture's tokenizer, in the place of its own; shards that are tokenized
     already (FineWeb) fix the tokenizer for all.
-    tokenizer: a SentencePiece model file of `vocab` pieces; empty: one is trained, counted in the ledger, on the
-    sources' training text in the proportion of their weights.
+    tokenizer: a SentencePiece model file of `vocab` pieces, or a `TokenizerJson`; empty: one is trained, counted in
+    the ledger, on the sources' training text in the proportion of their weights.
     """
 
     sources: tuple[tuple[float, DataSpec], ...]
-    tokenizer: str = ""
+    tokenizer: str | TokenizerFile = ""
     vocab: int = 1024
 
     def __post_init__(self) -> None:
@@ -86,6 +87,7 @@ class Mixture:
             tokenizer_counted=parts.counted,
             vocab=first.vocab,
             bos=first.bos,
+            speaker=first.speaker,
             draw=partial(_draw, [(weight, part) for (weight, _), part in zip(self.sources, opened)]),
         )
 
@@ -102,7 +104,7 @@ class _Parts:
         self._source = cache(lambda index: self._texts[index].source(sink))
         self.counted = not spec.tokenizer and not self._tokenized
         self._tokenizer = self._find_tokenizer()
-        self._speaker = Tokenizer(self._tokenizer)
+        self._speaker = speaker(self._tokenizer)
         if self._speaker.vocab != spec.vocab:
             raise DataError(
                 f"{self._tokenizer} has {self._speaker.vocab} pieces where data.vocab={spec.vocab}; set "
@@ -129,7 +131,7 @@ class _Parts:
             source,
             train=lambda: (text for text in source.train() if _hash(text) not in held),
             vocab=self._speaker.vocab,
-            tokenizer=self._tokenizer,
+            tokenizer=self._tokenizer.read_bytes(),
         )
 
     @cached_property
@@ -137,10 +139,16 @@ class _Parts:
         return {_hash(text) for index in self._texts for text in self._source(index).val()}
 
     def _find_tokenizer(self) -> Path:
-        if self._spec.tokenizer:
+        if isinstance(self._spec.tokenizer, str) and self._spec.tokenizer:
             path = Path(self._spec.tokenizer)
             if not path.is_file():
                 raise DataError(f"{path} does not exist; correct data.tokenizer")
+            spelled(self._spec.tokenizer)
+            return path
+        if self._spec.tokenizer:
+            data = spelled(self._spec.tokenizer)
+            path = self._folder / f"tokenizer_{hashlib.sha256(data).hexdigest()[:16]}" / corpora.TOKENIZER
+            write_atomic(path, data)
             return path
         if self._tokenized:
             return next(iter(self._tokenized.values())).tokenizer

@@ -1,5 +1,7 @@
-"""Challenge shards: a header of 256 little-endian int32 (magic, version, count, zeros), then `count` uint16
-tokens.
+"""Token shards: a header of 256 little-endian int32 (magic, version, count, zeros), then `count` tokens.
+
+Tokens are uint16 in the challenge's files. Where ids go beyond 65,535 they are uint32 behind a magic and version of
+their own, as llm.c (dev/data/data_common.py) writes the tokens of Llama 3.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ import numpy as np
 
 from golf.contracts import DataError
 
-MAGIC, VERSION = 20240520, 1
+# Magic and version -> bytes of a token.
+KINDS = {(20240520, 1): 2, (20240801, 7): 4}
 HEADER_BYTES = 1024
 SHARD_TOKENS = 100_000_000  # what the published exports use
 # Ids are compared in pieces of this many tokens, so that a check never holds more than 32 MB of a shard.
@@ -22,7 +25,7 @@ CHECK_TOKENS = 1 << 24
 
 
 def read(path: Path, vocab: int | None = None) -> np.ndarray:
-    """The tokens of one shard, mapped into memory, uint16 [tokens].
+    """The tokens of one shard, mapped into memory, uint16 or uint32 [tokens].
 
     With `vocab`, every id is compared with it, which reads the whole file once.
     Raises DataError for a missing, truncated or foreign file, an empty shard, or an id beyond the vocabulary.
@@ -32,23 +35,21 @@ def read(path: Path, vocab: int | None = None) -> np.ndarray:
     size = path.stat().st_size
     if size < HEADER_BYTES:
         raise DataError(f"shard {path} has {size} bytes, less than its {HEADER_BYTES}-byte header; fetch it again")
-    magic, version, count = (int(value) for value in np.fromfile(path, dtype="<i4", count=3))
-    if magic != MAGIC:
+    magic, version, count = np.fromfile(path, dtype="<i4", count=3).tolist()
+    width = KINDS.get((magic, version))
+    if not width:
         raise DataError(
-            f"shard {path} begins with {magic}, not {MAGIC}; it is no token shard, leave it out of the folder"
-        )
-    if version != VERSION:
-        raise DataError(
-            f"shard {path} has version {version}, this golf reads {VERSION}; export it again in that version"
+            f"shard {path} begins with {magic}, version {version}, none of {', '.join(map(str, KINDS))}; it is no "
+            "token shard that this golf reads, leave it out of the folder or export it again"
         )
     if count < 1:
         raise DataError(f"shard {path} declares {count} tokens, at least 1 is needed; leave it out of the folder")
-    if size != HEADER_BYTES + 2 * count:
+    if size != HEADER_BYTES + width * count:
         raise DataError(
-            f"shard {path} has {size:,} bytes, but its {count:,} tokens need {HEADER_BYTES + 2 * count:,}; "
+            f"shard {path} has {size:,} bytes, but its {count:,} tokens need {HEADER_BYTES + width * count:,}; "
             "it was cut off or altered, fetch it again"
         )
-    tokens = np.memmap(path, dtype="<u2", mode="r", offset=HEADER_BYTES, shape=(count,))
+    tokens = np.memmap(path, dtype=f"<u{width}", mode="r", offset=HEADER_BYTES, shape=(count,))
     if vocab is not None:
         check_ids(tokens, vocab, path)
     return tokens
@@ -83,8 +84,8 @@ def find(folder: Path, split: str) -> tuple[Path, ...]:
 class Tokens:
     """The tokens of several shards in a row, as one read-only sequence that stays on disk.
 
-    `len`, slices with step 1 (uint16 arrays, copied only where they cross a border) and single positions
-    (int). With `vocab`, each slice handed out is checked against it, so that nothing is read twice.
+    `len`, slices with step 1 (arrays as the shards hold them, copied only where they cross a border) and single
+    positions (int). With `vocab`, each slice handed out is checked against it, so that nothing is read twice.
     """
 
     def __init__(self, paths: Sequence[Path], vocab: int | None = None) -> None:
@@ -119,19 +120,24 @@ class Tokens:
 def write(pattern: Path, arrays: Iterable[np.ndarray], shard_tokens: int = SHARD_TOKENS) -> tuple[Path, ...]:
     """Write token arrays one behind the other into shards named `pattern % 0`, `pattern % 1`, ...
 
-    Holds one array at a time. Each shard is written under a temporary name and renamed when it is complete.
-    Raises DataError when there are no tokens, or an id does not fit 16 bits.
+    If the first array is of uint32 the shards are wide, else those of 16 bits. Holds one array at a time. Each shard
+    is written under a temporary name and renamed when it is complete.
+    Raises DataError when there are no tokens, or an id does not fit.
     """
     paths = []
     with contextlib.ExitStack() as stack:
-        writer = None
+        writer, width = None, 0
         for array in arrays:
-            if len(array) and not 0 <= int(array.min()) <= int(array.max()) < 1 << 16:
-                raise DataError(f"token ids {array.min()}..{array.max()} do not fit 0..65535; use a smaller vocabulary")
+            width = width or (4 if array.dtype == np.uint32 else 2)
+            last = (1 << 8 * width) - 1
+            if len(array) and not 0 <= int(array.min()) <= int(array.max()) <= last:
+                raise DataError(
+                    f"token ids {array.min()}..{array.max()} do not fit 0..{last}; write them as uint32 arrays"
+                )
             while len(array):
                 if writer is None:
                     path = pattern.parent / (pattern.name % len(paths))
-                    writer = stack.enter_context(_Writer(path))
+                    writer = stack.enter_context(_Writer(path, width))
                     paths.append(path)
                 room = shard_tokens - writer.count
                 writer.append(array[:room])
@@ -151,20 +157,21 @@ class _Writer:
     comes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, width: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         self._file, self._temporary, self._path = os.fdopen(handle, "wb"), Path(name), path
         self._file.write(bytes(HEADER_BYTES))
-        self.count = 0
+        self.count, self._width = 0, width
 
     def append(self, array: np.ndarray) -> None:
-        self._file.write(np.ascontiguousarray(array, dtype="<u2").data)
+        self._file.write(np.ascontiguousarray(array, dtype=f"<u{self._width}").data)
         self.count += len(array)
 
     def finish(self) -> None:
         header = np.zeros(HEADER_BYTES // 4, dtype="<i4")
-        header[:3] = MAGIC, VERSION, self.count
+        kind = next(kind for kind, width in KINDS.items() if width == self._width)
+        header[:3] = *kind, self.count
         self._file.seek(0)
         self._file.write(header.tobytes())
         self._file.flush()

@@ -104,14 +104,12 @@ class Windows:
 
     def pairs(self, at: Position, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """(ids, targets) of the `rows` windows from a position on, int64 [rows, seq_len]."""
-        block = self.read(at, rows).astype(np.int64)
+        block = self.read(at, rows)
         return block[:, :-1], block[:, 1:]
 
     def read(self, at: Position, rows: int) -> np.ndarray:
-        """The `rows` windows from a position on, uint16 [rows, seq_len + 1]; an epoch's end is stepped
-        over.
-        """
-        block = np.empty((rows, self.seq_len + 1), np.uint16)
+        """The `rows` windows from a position on, int64 [rows, seq_len + 1]; an epoch's end is stepped over."""
+        block = np.empty((rows, self.seq_len + 1), np.int64)
         row = 0
         while row < rows:
             take = min(rows - row, self.count(at.epoch) - at.index)

@@ -85,14 +85,14 @@ class Tokenizer:
         self.lossless = exact and self._processor.is_byte(self._spelled[0])
 
     def encode(self, text: str) -> np.ndarray:
-        """Token ids of a text, without BOS, uint16."""
+        """Token ids of a text, without BOS, int64."""
         return next(self.encode_batch([text]))
 
     def encode_documents(self, texts: Iterable[str]) -> Iterator[np.ndarray]:
-        """Token ids of each document, BOS first; batches are encoded by several threads."""
+        """Token ids of each document, BOS first, in what shards hold them in; several threads encode."""
         for batch in _batches(texts):
             for ids in self.encode_batch(batch):
-                yield np.concatenate([np.array([self.bos], np.uint16), ids])
+                yield np.concatenate([[self.bos], ids]).astype(id_type(self.vocab))
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text that tokens spell."""
@@ -116,7 +116,7 @@ class Tokenizer:
             )
 
     def encode_batch(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
-        """Token ids of each text, without BOS, uint16; the batch is encoded by several threads."""
+        """Token ids of each text, without BOS, int64; the batch is encoded by several threads."""
         # Without a dummy prefix the pieces of a text split at a marker are those of the text: nothing merges
         # across.
         parts = [text.split(MARKER) if self.lossless else [text] for text in texts]
@@ -126,35 +126,44 @@ class Tokenizer:
             for _ in part[1:]:
                 ids += self._spelled
                 ids += next(coded)
-            yield np.array(ids, dtype=np.uint16)
+            yield np.array(ids, int)
+
+    def table(self) -> ByteTable:
+        """Bytes that each token spells.
+
+        Control, unknown and unused pieces spell 0 and bound the text; a byte piece spells 1; any other the UTF-8
+        length of its text without one leading marker (markers further in are spaces: one byte each). Raises
+        DataError when spaces are markers but the marker is no piece of its own: byte pieces would then spell a
+        space as three bytes, and bits per byte would come out a fifth too low.
+        """
+        processor = self._processor
+        tokens = range(processor.vocab_size())
+        pieces = [processor.id_to_piece(token) for token in tokens]
+        if MARKER not in pieces and any(piece.startswith(MARKER) for piece in pieces):
+            raise DataError(
+                f"the tokenizer has pieces that open with {MARKER!r} but none that is {MARKER!r} alone, so bytes "
+                "cannot be counted; train it with the space among its characters"
+            )
+        boundary_V = np.array(
+            [processor.is_control(t) or processor.is_unknown(t) or processor.is_unused(t) for t in tokens]
+        )
+        bytes_V, opens_V = np.zeros(len(pieces), np.int64), np.zeros(len(pieces), bool)
+        for token in np.flatnonzero(~boundary_V).tolist():
+            piece = pieces[token]
+            opens_V[token] = piece.startswith(MARKER)
+            text = piece.removeprefix(MARKER).replace(MARKER, " ")
+            bytes_V[token] = 1 if processor.is_byte(token) else len(text.encode())
+        return ByteTable(bytes_V, opens_V, boundary_V)
+
+
+def id_type(vocab: int) -> type:
+    """The narrower of the two types of shards that holds every token id."""
+    return np.uint16 if vocab <= 1 << 16 else np.uint32
 
 
 def byte_table(source: Path | bytes) -> ByteTable:
-    """Bytes that each token of a model file spells.
-
-    Control, unknown and unused pieces spell 0 and bound the text; a byte piece spells 1; any other the UTF-8
-    length of its text without one leading marker (markers further in are spaces: one byte each). Raises
-    DataError when spaces are markers but the marker is no piece of its own: byte pieces would then spell a
-    space as three bytes, and bits per byte would come out a fifth too low.
-    """
-    processor, _ = _load(source)
-    tokens = range(processor.vocab_size())
-    pieces = [processor.id_to_piece(token) for token in tokens]
-    if MARKER not in pieces and any(piece.startswith(MARKER) for piece in pieces):
-        raise DataError(
-            f"the tokenizer has pieces that open with {MARKER!r} but none that is {MARKER!r} alone, so bytes "
-            "cannot be counted; train it with the space among its characters"
-        )
-    boundary_V = np.array(
-        [processor.is_control(t) or processor.is_unknown(t) or processor.is_unused(t) for t in tokens]
-    )
-    bytes_V, opens_V = np.zeros(len(pieces), np.int64), np.zeros(len(pieces), bool)
-    for token in np.flatnonzero(~boundary_V).tolist():
-        piece = pieces[token]
-        opens_V[token] = piece.startswith(MARKER)
-        text = piece.removeprefix(MARKER).replace(MARKER, " ")
-        bytes_V[token] = 1 if processor.is_byte(token) else len(text.encode())
-    return ByteTable(bytes_V, opens_V, boundary_V)
+    """Bytes that each token of a model file spells. Raises DataError as `Tokenizer` and its `table` do."""
+    return Tokenizer(source).table()
 
 
 def _load(source: Path | bytes) -> tuple[sentencepiece.SentencePieceProcessor, str]:
@@ -166,11 +175,6 @@ def _load(source: Path | bytes) -> tuple[sentencepiece.SentencePieceProcessor, s
         processor = sentencepiece.SentencePieceProcessor(model_proto=data or b"empty")
     except RuntimeError as error:
         raise DataError(f"tokenizer {name} is no SentencePiece model; give the .model file of the shards") from error
-    if processor.vocab_size() > 1 << 16:
-        raise DataError(
-            f"tokenizer {name} has {processor.vocab_size()} pieces, shards hold at most 65536; use a smaller one, or "
-            "calibrate on token ids in an .npy file"
-        )
     return processor, hashlib.sha256(data).hexdigest()
 
 

@@ -14,6 +14,10 @@ set_option = click.option(
     "--set", "assignments", multiple=True, metavar="PATH=VALUE", help="Override a recipe field; may be repeated."
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+bos_option = click.option(
+    "--bos", default="", metavar="TOKEN", help="What opens documents, where tokenizer_config.json does not say."
+)
+eos_option = click.option("--eos", default="", metavar="TOKEN", help="What ends them, likewise.")
 
 
 def console() -> Any:

@@ -92,7 +92,7 @@ def test_two_preparations_at_once_agree(tmp_path):
 
 def test_a_tokenizer_of_another_size_is_refused(tmp_path):
     made = corpus.prepare(tmp_path / "c", lambda: SOURCE, quiet)
-    given = replace(SOURCE, tokenizer=made.tokenizer)
+    given = replace(SOURCE, tokenizer=made.tokenizer.read_bytes())
     again = corpus.prepare(tmp_path / "d", lambda: given, quiet)
     assert not again.tokenizer_counted and again.tokenizer_sha256 == made.tokenizer_sha256
     with pytest.raises(DataError, match=r"has 300 pieces where data\.vocab=301; set data\.vocab=300"):

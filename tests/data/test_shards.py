@@ -58,8 +58,8 @@ def test_a_slice_inside_one_shard_is_not_copied(tmp_path):
     [
         (b"", "0 bytes, less than its 1024-byte header"),
         (raw([1, 2])[:1000], "1000 bytes"),
-        (raw([1, 2], magic=7), "begins with 7, not 20240520"),
-        (raw([1, 2], version=2), "version 2, this golf reads 1"),
+        (raw([1, 2], magic=7), "begins with 7, version 1, none of"),
+        (raw([1, 2], version=2), "begins with 20240520, version 2, none of"),
         (raw([1, 2])[:-1], "1,027 bytes, but its 2 tokens need 1,028"),
         (raw([1, 2]) + b"x", "1,029 bytes, but its 2 tokens need 1,028"),
         (raw([], count=0), "declares 0 tokens"),

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from golf.contracts import Corpus, DataError
+from golf.data.tokenizer import Tokenizer
 from golf.publish.submit import reproduce, runs, seeds
 from golf.publish.use import convert
 
@@ -122,7 +123,7 @@ def test_text_in_the_tokens_of_several_tokenizers_is_kept_apart(three, tmp_path,
         convert.remember(
             Corpus(
                 name="documents", sha256=result.corpus_sha256, train=shard, val=shard, tokenizer=shard[0],
-                tokenizer_sha256=result.tokenizer_sha256, tokenizer_counted=True, vocab=400, bos=1,
+                tokenizer_sha256=result.tokenizer_sha256, tokenizer_counted=True, vocab=400, bos=1, speaker=Tokenizer,
             )
         )  # fmt: skip
     assert convert.text_of(ours, three).name == "ours" and convert.text_of(theirs, three).name == "theirs"

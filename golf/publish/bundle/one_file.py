@@ -19,7 +19,7 @@ SCRIPT = "train_gpt.py"
 SOURCE = Path(__file__).resolve().parents[3]  # the folder that holds the package golf
 OUTER = ("golf.publish", "golf.cli", "golf.__main__")  # rooms that no submission runs
 # What a submission may import besides the standard library. Their bytes are free, so the list is short.
-PACKAGES = frozenset("huggingface_hub numpy safetensors scipy sentencepiece torch triton zstandard".split())
+PACKAGES = frozenset("huggingface_hub numpy safetensors scipy sentencepiece tokenizers torch triton zstandard".split())
 
 # The last module of all.
 _MAIN = """\

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from golf.arch import families
 from golf.contracts import ModelSpec
-from golf.data.tokenizer import Tokenizer
+from golf.data import speaking, tokenizer_json
 from golf.host import write_atomic
 from golf.publish.bundle.flatten import flatten
 from golf.publish.hf import card
@@ -99,18 +99,17 @@ def export(source: Source, folder: Path) -> list[Path]:
         texts[f"configuration_{names.type}.py"] = (
             f"from .modeling_{names.type} import {names.name}Config\n\n__all__ = [\"{names.name}Config\"]\n"
         )
-    if source.spelled:
+    if source.spelled and not speaking.is_json(source.spelled):
         texts |= hf_tokenizer.files(source.spelled, getattr(spec, "context", None))
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in texts.items():
         write_atomic(folder / name, (text.rstrip("\n") + "\n").encode())
-    if source.spelled:
-        write_atomic(folder / "tokenizer.model", source.spelled)
+    speech = tokenizer_json.write(folder, source.spelled) if source.spelled else []
     state = {PREFIX + name: tensor.to(dtype).contiguous() for name, tensor in source.weights.items()}
     weights = folder / "model.safetensors"
     save_file(state, folder / f".{weights.name}", {"format": "pt"})
     os.replace(folder / f".{weights.name}", weights)
-    return [*(folder / name for name in texts), *([folder / "tokenizer.model"] if source.spelled else []), weights]
+    return [*(folder / name for name in texts), *speech, weights]
 
 
 def settings(spec: ModelSpec) -> dict[str, str]:
@@ -164,7 +163,7 @@ def _special(source: Source) -> dict[str, int]:
     """Ids of special tokens, as the tokenizer has them."""
     if not source.spelled:
         return {}
-    speaker = Tokenizer(source.spelled)
+    speaker = speaking.speaker(source.spelled)
     found = {"bos_token_id": speaker.bos, "eos_token_id": speaker.eos, "pad_token_id": speaker.pad}
     return {name: token for name, token in found.items() if token >= 0}
 

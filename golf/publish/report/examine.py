@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from golf import host as hosts
 from golf.contracts import DataError, RunResult, Sink, emit
-from golf.data import local, shards, stream
-from golf.data import tokenizer as tokenizers
+from golf.data import local, shards, speaking, stream
 from golf.data.tokenizer import Tokenizer
 from golf.eval.sampling import Sampling
 from golf.host import Host
@@ -137,7 +136,7 @@ def _assess(
     run: Run, source: Source, untouched: nn.Module, folder: Path, seconds: float, host: Host, sink: Sink
 ) -> Tax:
     """What rounding each tensor costs, on validation text from all over."""
-    speaker, width = Tokenizer(source.tokenizer), scoring.evaluation(source.about["eval"]).plain.window
+    speaker, width = speaking.speaker(source.tokenizer), scoring.evaluation(source.about["eval"]).plain.window
     everything = local.tokens_of(folder, speaker)
     text_BT = tax.windows(everything[: len(everything)], width, speaker.vocab)
     return tax.assess(
@@ -149,10 +148,10 @@ def _assess(
 
 def _read(found: Findings, source: Source, folder: Path, count: int, host: Host) -> None:
     """Score the beginning of the validation text twice: as the run was scored, and in plain windows."""
-    speaker = Tokenizer(source.tokenizer)
+    speaker = speaking.speaker(source.tokenizer)
     everything = local.tokens_of(folder, speaker)
     tokens_N = everything[: min(count, len(everything))].astype("int64")
-    table, bos = tokenizers.byte_table(source.tokenizer), speaker.bos
+    table, bos = speaking.byte_table(source.tokenizer), speaker.bos
     how = scoring.evaluation(source.about["eval"])
     window = how.plain.window
     model = source.build().to(host.device)

@@ -19,7 +19,7 @@ from golf import recipe as recipes
 from golf.arch import symmetries
 from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, RunResult, Sink, Stream, emit, quiet
 from golf.data import ids as token_ids
-from golf.data import local, shards, stream, tokenizer
+from golf.data import local, shards, speaking, stream
 from golf.host import Host, write_atomic
 from golf.pack import container, rans
 from golf.pack.container import PackSpec
@@ -159,7 +159,7 @@ def _costs(row: report.Row, qtensor: QTensor, pack: PackSpec, tokens_per_byte: f
 
 def _tokens_per_byte(source: Source, batches: Sequence[Tensor]) -> float:
     """In calibration text, whose documents may begin anywhere."""
-    table = tokenizer.byte_table(source.tokenizer)
+    table = speaking.byte_table(source.tokenizer)
     spelled = sum(int(table.count(ids[:, :-1].numpy(), ids[:, 1:].numpy()).sum()) for ids in batches)
     return sum(ids[:, 1:].numel() for ids in batches) / max(spelled, 1)
 
@@ -192,7 +192,7 @@ def calibration_batches(source: Source, plan: Plan, calibration: Path | None) ->
     if calibration.is_dir():
         tokens = shards.Tokens(shards.find(calibration, "train"), vocab)
     else:
-        tokens = local.tokens_of(calibration, tokenizer.Tokenizer(source.tokenizer))
+        tokens = local.tokens_of(calibration, speaking.speaker(source.tokenizer))
     return stream.sample(tokens, count=sequences, rows=rows, seq_len=window, seed=0)
 
 
@@ -227,7 +227,7 @@ def corpus_texts(corpus: Corpus) -> tuple[bytes, bytes]:
     """Validation text and the end of the training text, as the tokens spell them."""
     from golf.publish import baselines
 
-    speaker = tokenizer.Tokenizer(corpus.tokenizer)
+    speaker = speaking.speaker(corpus.tokenizer)
     val = b"".join(_spelled(shards.Tokens(corpus.val, corpus.vocab), speaker, corpus.bos))
     train = shards.Tokens(corpus.train, corpus.vocab)
     # No tokenizer of ours spells more than 32 bytes with one token on average; decode no more than can matter.

@@ -9,7 +9,7 @@ from typing import Any
 
 from golf import host as hosts
 from golf.contracts import DataError
-from golf.data.tokenizer import Tokenizer
+from golf.data import speaking
 from golf.eval.generate import generate
 from golf.eval.sampling import Sampling
 from golf.publish.use.source import open_source
@@ -49,7 +49,7 @@ def continue_texts(
         except UnicodeEncodeError as error:
             raise DataError(f"the prompt {prompt!r} is not UTF-8; write it in that encoding") from error
     source = open_source(path, tokenizer)
-    speaker = Tokenizer(source.tokenizer)
+    speaker = speaking.speaker(source.tokenizer)
     given = [[speaker.bos, *speaker.encode(prompt).tolist()] for prompt in prompts]
     spelled = [speaker.decode(ids[1:]) for ids in given]
     texts, written, counts = [list(ids[1:]) for ids in given], list(map(len, spelled)), [0] * len(given)

@@ -22,7 +22,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.tasks import TaskManager
 
 from golf.contracts import DataError, Model, Sink
-from golf.data.tokenizer import Tokenizer, byte_table
+from golf.data.speaking import byte_table, speaker
 from golf.eval import sliding, zeroshot
 from golf.eval.generate import generate
 from golf.eval.sampling import Sampling
@@ -56,7 +56,7 @@ class GolfLM(TemplateLM):
     def __init__(self, model: Model, tokenizer: bytes, *, window: int, host: Host, sink: Sink) -> None:
         super().__init__()
         self._model, self._window, self._host, self._sink = model, window, host, sink
-        self._speaker, self._table = Tokenizer(tokenizer), byte_table(tokenizer)
+        self._speaker, self._table = speaker(tokenizer), byte_table(tokenizer)
 
     @property
     def eot_token_id(self) -> int:

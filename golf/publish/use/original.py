@@ -20,7 +20,7 @@ from golf import run as corridor
 from golf.arch import families
 from golf.arch.original import differences
 from golf.contracts import CheckpointError, DataError, SpecError
-from golf.data import tokenizer
+from golf.data import speaking, tokenizer_json
 from golf.host import write_atomic
 from golf.publish.hf import importing as hf_import
 from golf.publish.use.source import Source
@@ -33,12 +33,21 @@ WEIGHTS, SETTINGS = ("state_dict", "model", "model_state_dict"), ("config", "mod
 
 
 def import_weights(
-    path: Path, family: str, config: Path | None, tokenizer_file: Path | None, rename: Path | None, output: Path
+    path: Path,
+    family: str,
+    config: Path | None,
+    tokenizer_file: Path | None,
+    rename: Path | None,
+    output: Path,
+    *,
+    bos: str = "",
+    eos: str = "",
 ) -> int:
     """Write golf's weights file from an original checkpoint; returns the number of parameters.
 
     path: a file, or a folder with config.json and the weights.  config: by default what the checkpoint brings.
     rename: JSON object of names there -> names here (see `arch.original.renamed`).
+    tokenizer_file: by default the one in the folder.  bos, eos: see `tokenizer_json.read`.
     Raises CheckpointError for weights that cannot be read or do not fit, SpecError for a configuration.
     """
     state, found = read_checkpoint(path)
@@ -51,8 +60,9 @@ def import_weights(
     model, names = hf_import.exported(family, state, values), {}
     if model is None:
         model, names = families.read_original(family, state, values, table)
-    if tokenizer_file is None and (path / "tokenizer.model").is_file():
-        tokenizer_file = path / "tokenizer.model"
+    if tokenizer_file is None:
+        places = (path / name for name in ("tokenizer.model", tokenizer_json.FILE))
+        tokenizer_file = next((place for place in places if place.is_file()), None)
     window = min(IMPORTED_EVAL["window"], getattr(model.spec, "context", IMPORTED_EVAL["window"]))
     about = {
         "model": families.spec_to_json(model.spec),
@@ -62,8 +72,10 @@ def import_weights(
     if names:
         about["original"] = {"config": values, "tensors": _places(family, model.spec, state, names)}
     if tokenizer_file is not None:
-        spelled = tokenizer_file.read_bytes()
-        vocab = tokenizer.byte_table(tokenizer_file).vocab
+        spelled = tokenizer_json.read(tokenizer_file, bos=bos, eos=eos)
+        vocab = speaking.byte_table(spelled).vocab
+        if vocab < model.spec.vocab and speaking.is_json(spelled):  # rows that stand for nothing
+            spelled, vocab = tokenizer_json.widened(spelled, model.spec.vocab), model.spec.vocab
         if vocab != model.spec.vocab:
             raise SpecError(f"{tokenizer_file} spells {vocab} tokens, the model has {model.spec.vocab}; give its own")
         about = corridor.with_tokenizer(about | {"tokenizer_sha256": hashlib.sha256(spelled).hexdigest()}, spelled)
@@ -83,8 +95,7 @@ def export(source: Source, folder: Path) -> list[Path]:
     checkpoint.save_weights(written[0], state, {})
     write_atomic(written[1], (json.dumps(config, indent=2) + "\n").encode())
     if source.spelled:
-        written.append(folder / "tokenizer.model")
-        write_atomic(written[2], source.spelled)
+        written += tokenizer_json.write(folder, source.spelled)
     return written
 
 

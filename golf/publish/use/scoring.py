@@ -10,7 +10,7 @@ from typing import Any
 from golf import host as hosts
 from golf import recipe as recipes
 from golf.contracts import Evaluation, Score, Sink
-from golf.data import local, tokenizer
+from golf.data import local, speaking
 from golf.eval import kinds
 from golf.publish.use.convert import recall
 from golf.publish.use.source import open_source
@@ -43,8 +43,8 @@ def score_source(
     """Score a model on disk by its own kind of evaluation or another; None on ranks that do not report."""
     source = open_source(path, tokenizer_file)
     how = evaluation(source.about["eval"], kind, assignments)
-    tokens = local.tokens_of(data if data is not None else recall(path), tokenizer.Tokenizer(source.tokenizer))
-    table = tokenizer.byte_table(source.tokenizer)
+    tokens = local.tokens_of(data if data is not None else recall(path), speaking.speaker(source.tokenizer))
+    table = speaking.byte_table(source.tokenizer)
     with hosts.join() as host:
         model = source.build().to(host.device)
         total, fixed = how.score(model, tokens, table, host=host, sink=sink), None

@@ -13,6 +13,7 @@ from torch import Tensor
 from golf import run as corridor
 from golf.arch import families
 from golf.contracts import ArtifactError, CheckpointError, DataError, Model
+from golf.data import tokenizer_json
 from golf.publish.files import read_artifact
 from golf.quant import apply
 from golf.train import checkpoint
@@ -63,9 +64,9 @@ def open_source(path: Path, tokenizer: Path | None = None) -> Source:
         weights, spelled = apply.dequantize(qtensors), b""
     wanted, original = about.get("tokenizer_sha256", ""), about.pop("original", None)
     if not wanted:
-        spelled = tokenizer.read_bytes() if tokenizer else b""
+        spelled = tokenizer_json.read(tokenizer) if tokenizer else b""
         return Source(path=path, about=about, weights=weights, spelled=spelled, original=original)
-    spelled = tokenizer.read_bytes() if tokenizer else spelled or find_tokenizer(path.parent, wanted)
+    spelled = tokenizer_json.read(tokenizer) if tokenizer else spelled or find_tokenizer(path.parent, wanted)
     found = hashlib.sha256(spelled).hexdigest()
     if found != wanted:
         raise DataError(

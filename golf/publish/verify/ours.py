@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from golf.contracts import Evaluation
-from golf.data.tokenizer import byte_table
+from golf.data.speaking import byte_table
 from golf.eval.sliding import SlidingWindow
 from golf.eval.validity.windows import Windows
 from golf.host import Host
