@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -222,6 +223,7 @@ FINE = [
 ]
 
 
+@functools.cache
 def sources() -> list[tuple[Path, ast.Module]]:
     files = [*ROOT.glob("golf/**/*.py"), *ROOT.glob("records/**/recipe.py")]
     return [(file.relative_to(ROOT), ast.parse(file.read_text(encoding="utf-8"))) for file in sorted(files)]

@@ -67,7 +67,7 @@ def test_any_other_count_is_refused(name, count):
 
 @pytest.mark.parametrize("name", CODECS)
 def test_damaged_data_is_refused_or_read_alike(name):
-    stream, random = Stream(STREAMS["skewed"].symbols[:4_000], 3, 400), np.random.default_rng(0)
+    stream, random = Stream(STREAMS["skewed"].symbols[:1_000], 3, 100), np.random.default_rng(0)
     data = codec(name).encode(stream)
     for _ in range(80):
         place = int(random.integers(len(data)))
@@ -78,7 +78,7 @@ def test_damaged_data_is_refused_or_read_alike(name):
             "grow": data[:place] + random.bytes(int(random.integers(1, 9))) + data[place:],
         }[damaged]
         try:
-            found = codec(name).decode(bad, stream.symbols.size, stream.symbols.dtype, 3, 400)
+            found = codec(name).decode(bad, stream.symbols.size, stream.symbols.dtype, 3, 100)
         except ArtifactError:
             continue
         assert found.shape == stream.symbols.shape
@@ -117,16 +117,15 @@ def entropy_bytes(stream: Stream) -> float:
 @pytest.mark.slow
 def test_zstd_by_parameters_beats_the_level_alone():
     """Six-bit codes with one step a tensor, so that row deviations vary: level 22 alone falls into the trap
-    of 3-byte matches on these two, though not on all their like; stated parameters never do."""
-    for seed in (0, 2):
-        random = np.random.default_rng(seed)
-        spread = np.exp(random.normal(np.log(5.5), 0.45, (2000, 1)))
-        symbols = np.clip(np.round(random.normal(size=(2000, 1000)) * spread), -31, 31).astype(np.int8)
-        stream, data = Stream(symbols.ravel(), 63, 1000), symbols.tobytes()
-        ours = len(Zstd().encode(stream))
-        assert ours < 0.98 * len(zstandard.ZstdCompressor(level=22).compress(data))
-        assert ours < 1.002 * len(zstandard.ZstdCompressor(level=1).compress(data))
-        assert ours < 1.015 * entropy_bytes(stream)
+    of 3-byte matches on these, though not on all their like; stated parameters never do."""
+    random = np.random.default_rng(0)
+    spread = np.exp(random.normal(np.log(5.5), 0.45, (2000, 1)))
+    symbols = np.clip(np.round(random.normal(size=(2000, 1000)) * spread), -31, 31).astype(np.int8)
+    stream, data = Stream(symbols.ravel(), 63, 1000), symbols.tobytes()
+    ours = len(Zstd().encode(stream))
+    assert ours < 0.98 * len(zstandard.ZstdCompressor(level=22).compress(data))
+    assert ours < 1.002 * len(zstandard.ZstdCompressor(level=1).compress(data))
+    assert ours < 1.015 * entropy_bytes(stream)
 
 
 def test_zstd_comes_near_the_entropy_of_rows_with_their_own_scale():
