@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from scipy import stats
+import scipy  # whose parts load when they are first named
 
 from golf.contracts import SpecError
 
@@ -89,7 +89,7 @@ def _verdict(kind: Literal["Welch", "paired"], delta: float, margin: float, erro
     gap = delta - margin
     # Without any spread (a deterministic rerun, scores rounded to the same digits) the sign alone decides.
     t = gap / math.sqrt(error) if error else math.copysign(math.inf, gap) if gap else 0.0
-    return Verdict(kind, delta, margin, t, df, float(stats.t.sf(t, df)))
+    return Verdict(kind, delta, margin, t, df, float(scipy.stats.t.sf(t, df)))
 
 
 def power(
@@ -100,8 +100,8 @@ def power(
     if not error:
         return float(delta > margin)
     df = (seeds - 1) * (old_std**2 + new_std**2) ** 2 / (old_std**4 + new_std**4)
-    bar = stats.t.isf(p, df)
-    return float(stats.nct.sf(bar, df, (delta - margin) / math.sqrt(error)))
+    bar = scipy.stats.t.isf(p, df)
+    return float(scipy.stats.nct.sf(bar, df, (delta - margin) / math.sqrt(error)))
 
 
 def seeds_needed(

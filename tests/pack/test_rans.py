@@ -185,11 +185,11 @@ def test_adversarial_streams_round_trip(codes):
         assert np.array_equal(read_back(Stream(codes, 256**codes.itemsize, width, heights)), codes)
 
 
-def test_ten_million_alike_cost_next_to_nothing():
-    stream = Stream(np.zeros(10_000_000, np.int8), 3, 1000, (10_000,))
+def test_two_million_alike_cost_next_to_nothing():
+    stream = Stream(np.zeros(2_000_000, np.int8), 3, 1000, (2_000,))
     data = Rans().encode(stream)
-    assert len(data) < 10_000
-    assert not Rans().decode(data, 10_000_000, np.dtype("i1"), 3, 1000).any()
+    assert len(data) < 2_000
+    assert not Rans().decode(data, 2_000_000, np.dtype("i1"), 3, 1000).any()
 
 
 def test_forgeries_allocate_nothing_that_the_bytes_do_not_bear_out():

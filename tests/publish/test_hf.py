@@ -71,7 +71,8 @@ def exported(place):
         source = place / f"{family}.safetensors"
         checkpoint.save_weights(source, weights, with_tokenizer(about, spelled))
         if family == "pr1361":
-            golf("quantize", source, "-o", place / "a.golf", "--calibration", place / "text.jsonl")
+            less = ("--effort", "fast", "--set", "quant.calibration.sequences=32")
+            golf("quantize", source, "-o", place / "a.golf", "--calibration", place / "text.jsonl", *less)
             source = place / "a.golf"
         golf("export", source, "--to", "hf", "-o", place / family)
         found[family] = place / family
