@@ -1,6 +1,6 @@
 """Tax in bits per byte at the yardstick's byte budgets, by the commands a person would type.
 
-    python benchmarks/squeeze.py ../shared/oracles/squeeze [--tokenizer FILE] [--calibration FILE] [--set PATH=VALUE]
+    python benchmarks/squeeze.py ../shared/oracles/squeeze [--tokenizer FILE] [--calibration FILE] [--effort E]
 
 The folder holds weights.safetensors, val.bin and reference.json. Weights are imported, quantized under each budget
 and scored; the tax is the score of the artifact less that of the weights.
@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", type=Path, default=shared / "data/tokenizers/fineweb_1024_bpe.model")
     parser.add_argument("--calibration", type=Path, default=shared / "data/reviews/docs_train_000.jsonl.zst")
     parser.add_argument("--recipe", type=Path, help="a record whose quantization to use instead of the default")
+    parser.add_argument("--effort", help="of golf quantize, instead of the default")
     parser.add_argument("--set", dest="assignments", action="append", default=[])
     parser.add_argument("--caps", type=int, nargs="*", help="byte budgets instead of the reference's")
     parser.add_argument("--json", type=Path, help="write the points here too")
@@ -49,6 +50,7 @@ def main() -> None:
     taxes = {point["bytes"]: point["tax"] for point in reference["reference"]["points"]}
     words = [word for text in told.assignments for word in ("--set", text)]
     words += ["--recipe", told.recipe] if told.recipe else []
+    words += ["--effort", told.effort] if told.effort else []
     points = []
     with tempfile.TemporaryDirectory(prefix="golf-squeeze-") as name:
         work = Path(name)

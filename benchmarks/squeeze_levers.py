@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from golf.arch import symmetries
 from golf.contracts import quiet
 from golf.data import local, shards, stream, tokenizer
 from golf.eval import sliding
@@ -29,7 +30,7 @@ from golf.pack.rans import Rans
 from golf.pack.zstd import Zstd
 from golf.publish.use.convert import squeeze
 from golf.publish.use.source import open_source
-from golf.quant import fisher, hessian, waterfill
+from golf.quant import fisher, hessian, symmetry, waterfill
 from golf.quant.apply import QuantSpec, dequantize
 from golf.quant.fisher import INPUT_DAMP, Curvature
 from golf.quant.gptq import GPTQ, Factor, factor
@@ -93,12 +94,17 @@ def main() -> None:
 
     plain = score(source.weights)
 
+    settled, known_settled = symmetry.settle(source.weights, known, symmetries.of(model.spec))
+
     def line(what: str, spec: QuantSpec, hessians: dict, pack: PackSpec) -> None:
+        weights = settled if hessians is known_settled else source.weights
+        model.load_state_dict(weights)
+
         def size_of(qtensors: dict) -> int:
             return len(container.dump(qtensors, source.about, pack))
 
         begin, bounds = time.process_time(), {"size_of": size_of, "cap": told.cap, "sink": quiet}
-        found = spec.fit(source.weights, model.roles(), hessians, **bounds)
+        found = spec.fit(weights, model.roles(), hessians, **bounds)
         if isinstance(spec, Squeeze) and spec.learn:
             found = spec.refine(found, model, hessians, batches, host=Host(), **bounds)
         seconds = time.process_time() - begin
@@ -106,12 +112,13 @@ def main() -> None:
         print(f"{what:<52}{found.bytes:>10,}{tax:>10.5f}{seconds:>8.0f}", flush=True)
 
     fewer = fisher.collect(model, batches[: len(batches) // 4], host=Host()).by_name
-    lines(line, known, fewer, grams)
+    lines(line, known, known_settled, fewer, grams)
 
 
 def lines(
     line: Callable,
     known: dict[str, Curvature],
+    settled: dict[str, Curvature],
     fewer: dict[str, Curvature],
     grams: dict[str, Tensor],
 ) -> None:
@@ -131,8 +138,10 @@ def lines(
     line("one k a role, GPTQ, zstd", by_hand, grams, zstd)
     line("one k a role, GPTQ, rans", by_hand, grams, rans)
     one_grid, two_grids = Squeeze(learn=0), squeeze("default", 1024).quant
-    line("all levers", two_grids, known, rans)
-    line("without learning after rounding", replace(two_grids, learn=0), known, rans)
+    line("all levers", two_grids, settled, rans)
+    line("and several beginnings of rows: --effort thorough", squeeze("thorough", 1024).quant, settled, rans)
+    line("units in the order they came", two_grids, known, rans)
+    line("and without learning after rounding", replace(two_grids, learn=0), known, rans)
     line("and with one grid instead of two", one_grid, known, rans)
     line("  and control tensors in float16", replace(one_grid, control=Keep()), known, rans)
     line("  and zstd instead of rans", one_grid, known, zstd)

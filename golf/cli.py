@@ -129,7 +129,7 @@ def export(run: Path, form: str, folder: Path, tokenizer: Path | None) -> None:
 @click.option("--recipe", "record", type=FOLDER, help="Record whose quantization and packing to use.")
 @click.option("--cap", type=click.IntRange(1), help="Largest artifact in bytes.")
 @click.option("--calibration", type=FOLDER, help="Training text: .bin shards, .jsonl[.zst] or .txt; or its ids, .npy.")
-@click.option("--effort", type=click.Choice(["default", "fast"]), help="How long to look at calibration text.")
+@click.option("--effort", type=click.Choice(["fast", "default", "thorough"]), help="How long to look for codes.")
 @click.option("--curve", type=FILE, help="Draw bytes against tax as well (.svg or .png).")
 @click.option("--reference", type=FILE, help="JSON whose reference.points to draw beside the curve.")
 @click.option(

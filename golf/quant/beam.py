@@ -46,7 +46,7 @@ class Beam(Trellis):
     survivors: int = 16
     grids: int = 2
     sweeps: int = 2
-    rate: float = 0.0
+    rate: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,7 +15,10 @@ from golf.arch.unet import UNetSpec
 from golf.cli import cli
 from golf.contracts import DataError
 from golf.data import documents, tokenizer
+from golf.publish.use.convert import EFFORTS, squeeze
 from golf.publish.use.curves import MULTIPLIERS, reference_points
+from golf.quant.beam import Beam
+from golf.quant.trellis import Trellis
 from golf.run import with_tokenizer
 from golf.train import checkpoint
 
@@ -69,6 +72,13 @@ def test_fast_reads_less_and_a_png_needs_no_reference(place):
     quantize(place, "--cap", 9_000, "--effort", "fast", "--curve", place / "curve.png")
     assert (place / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert 9_000 * 0.99 < (place / "a.golf").stat().st_size <= 9_000
+
+
+def test_effort_is_how_much_is_read_and_how_far_rounding_looks():
+    fast, default, thorough = (squeeze(effort, 1024).quant for effort in EFFORTS)
+    assert fast.matrix == default.matrix == Trellis() and thorough.matrix == thorough.head == thorough.embed == Beam()
+    assert fast.learn == 0 < default.learn == thorough.learn
+    assert 4 * fast.calibration.sequences == default.calibration.sequences == thorough.calibration.sequences
 
 
 def test_a_file_without_points_is_refused(tmp_path):

@@ -31,6 +31,7 @@ from golf.publish.use import curves
 from golf.publish.use.source import Source, open_source
 from golf.quant import abreast, reach, report, symmetry
 from golf.quant.apply import Calibration, Plan, QuantSpec
+from golf.quant.beam import Beam
 from golf.quant.squeeze import Squeeze
 from golf.quant.trellis import Trellis
 
@@ -43,16 +44,17 @@ class QuantizeSettings:
     pack: PackSpec = field(default_factory=lambda: PackSpec(codec=Zstd()))
 
 
-# What needs no recipe squeezes; its effort is how many tokens of calibration text it reads, some thousand at a time.
-EFFORTS = {"default": 131_072, "fast": 32_768}
+# What needs no recipe squeezes; its effort is how many tokens of calibration text it reads, some thousand at a time,
+# and how far rounding looks ahead.
+EFFORTS = {"fast": 32_768, "default": 131_072, "thorough": 131_072}
 TOGETHER = 1024
 
 
 def squeeze(effort: str, window: int) -> QuantizeSettings:
     """The most for the bytes, by calibration windows of `window` tokens."""
     calibration = Calibration(sequences=max(1, EFFORTS[effort] // window), rows=max(1, TOGETHER // window))
-    learn = Squeeze().learn if effort == "default" else 0
-    two_grids = dict.fromkeys(("matrix", "head", "embed"), Trellis())
+    learn = 0 if effort == "fast" else Squeeze().learn
+    two_grids = dict.fromkeys(("matrix", "head", "embed"), Beam() if effort == "thorough" else Trellis())
     quant = Squeeze(**two_grids, calibration=calibration, learn=learn)
     return QuantizeSettings(quant=quant, pack=PackSpec(codec=Rans()))
 
