@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,12 @@ def golf(*words: object) -> str:
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr[-2000:]}")
     return done.stdout
+
+
+def spent() -> float:
+    """Processor seconds of all commands so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def score(source: Path, val: Path) -> float:
@@ -63,18 +70,19 @@ def main() -> None:
         )
         plain = score(weights, told.folder / "val.bin")
         print(f"unquantized {plain:.5f} bits per byte", flush=True)
-        print("     bytes       cap      tax   wanted  reference  of the reference  seconds")
+        print("     bytes       cap      tax   wanted  reference  of the reference  seconds  of processors")
         for cap in told.caps or WANTED:
-            begin = time.monotonic()
+            begin, before = time.monotonic(), spent()
             golf("quantize", weights, "--cap", cap, "--calibration", told.calibration, "-o", artifact, *words)
-            seconds = time.monotonic() - begin
+            seconds, processors = time.monotonic() - begin, spent() - before
             tax, size = score(artifact, told.folder / "val.bin") - plain, artifact.stat().st_size
             wanted, theirs = WANTED.get(cap), taxes.get(cap)
             points.append({"cap": cap, "bytes": size, "tax": tax, "wanted": wanted, "reference": theirs})
+            points[-1] |= {"seconds": seconds, "processor_seconds": processors}
             share = f"{tax / theirs:>17.0%}" if theirs else " " * 17
             print(
                 f"{size:>10,}{cap:>10,}{tax:>9.5f}{wanted or float('nan'):>9.4f}{theirs or float('nan'):>11.5f}"
-                f"{share}{seconds:>9.0f}",
+                f"{share}{seconds:>9.0f}{processors:>15.0f}",
                 flush=True,
             )
     if told.json:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,9 @@ from golf.data import corpus, documents, shards
 from golf.data.corpus import Source
 from golf.data.speaking import TokenizerFile, spelled
 from golf.data.tokenizer import Tokenizer
+
+# Text kept for each token that is wanted of it: a token spells two to five characters, and one in several is drawn.
+CHARACTERS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,12 +89,14 @@ class Documents:
         return documents.read_all(paths)
 
 
-def tokens_of(path: Path, tokenizer: Tokenizer) -> shards.Tokens:
+def tokens_of(path: Path, tokenizer: Tokenizer, wanted: int | None = None) -> shards.Tokens:
     """What `path` holds, as tokens that stay on disk: a shard, a folder of validation shards, or a document
     file, whose documents each begin with BOS.
 
-    Documents are spooled through a temporary shard, so memory does not grow with the file. Raises DataError
-    for anything malformed, and for shards of another tokenizer.
+    Documents are spooled through a temporary shard, so memory does not grow with the file.
+    wanted: tokens that will be drawn at random; documents from all over a file are left out where several times as
+        many remain, since spelling a hundred megabytes takes a minute.
+    Raises DataError for anything malformed, and for shards of another tokenizer.
     """
     if path.is_dir() or path.suffix == ".bin":
         paths = shards.find(path, "val") if path.is_dir() else (path,)
@@ -99,9 +104,26 @@ def tokens_of(path: Path, tokenizer: Tokenizer) -> shards.Tokens:
             tokenizer.check_spelled(shards.read(shard, tokenizer.vocab), shard)
         return shards.Tokens(paths)
     with tempfile.TemporaryDirectory(prefix="golf-tokens-") as folder:
-        arrays = tokenizer.encode_documents(documents.read_all([path]))
+        texts = documents.read_all([path])
+        arrays = tokenizer.encode_documents(texts if wanted is None else thinned(texts, CHARACTERS * wanted))
         # The files lose their names here and stay readable while they are mapped.
         return shards.Tokens(shards.write(Path(folder) / "tokens_%06d.bin", arrays), tokenizer.vocab)
+
+
+def thinned(texts: Iterable[str], characters: int) -> list[str]:
+    """Every n-th document, n a power of two: so many characters or, where documents are alike, twice as many. All of
+    them where there are no more."""
+    kept, held, n, limit = [], 0, 1, 2 * characters
+    for number, text in enumerate(texts):
+        if number % n == 0:
+            kept.append(text)
+            held += len(text)
+        if held >= limit:
+            half = kept[::2]
+            rest = sum(map(len, half))
+            # One long document may hold nearly all there is.
+            kept, held, n, limit = (half, rest, 2 * n, limit) if rest >= characters else (kept, held, n, 2 * limit)
+    return kept
 
 
 def _hash(text: str) -> bytes:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from golf.contracts import QTensor
 from golf.quant.apply import dequantize
 from golf.quant.clip import weighted_error
 from golf.quant.fisher import Curvature
-from golf.quant.grid import as_rows
+from golf.quant.grid import as_rows, power_step
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,8 @@ def mean_step(qtensor: QTensor) -> float:
     """Over all weights of a tensor on a grid."""
     if "scale" in qtensor.parts:
         return float(qtensor.parts["scale"].mean(dtype=np.float64))
-    one_RK = replace(qtensor, parts=qtensor.parts | {"codes": np.ones_like(qtensor.parts["codes"])})
-    return dequantize({"": one_RK})[""].double().mean().item()
+    sides = (qtensor.parts[part] for part in ("rows", "columns") if part in qtensor.parts)
+    return math.prod(power_step(torch.from_numpy(side.astype(np.int64))).double().mean().item() for side in sides)
 
 
 def entropy(symbols: np.ndarray) -> float:

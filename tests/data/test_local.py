@@ -1,3 +1,4 @@
+import itertools
 import json
 import tempfile
 from dataclasses import replace
@@ -104,3 +105,22 @@ def test_tokens_of_every_kind_of_file(files, tmp_path_factory, monkeypatch):
     (files / "empty.jsonl").write_text("")
     with pytest.raises(DataError, match="no text in there"):
         local.tokens_of(files / "empty.jsonl", speaker)
+
+
+@pytest.mark.parametrize("characters", [0, 1, 30, 500, 10**6])
+def test_thinned_text_is_enough_and_from_all_over(characters):
+    texts = [f"{n:03}" * (1 + n % 3) for n in range(300)]
+    kept = local.thinned(iter(texts), characters)
+    places = [texts.index(text) for text in kept]
+    assert len({right - left for left, right in itertools.pairwise(places)}) <= 1 and places[0] == 0
+    assert min(characters, sum(map(len, texts))) <= sum(map(len, kept)) <= max(2 * characters + 9, 9)
+
+
+def test_thinning_keeps_a_document_that_holds_nearly_all_there_is():
+    assert local.thinned(["a", "b" * 1000, "c", "d"], 100) == ["a", "b" * 1000, "c", "d"]
+
+
+def test_tokens_that_are_wanted_of_a_large_file(files):
+    speaker = Tokenizer(tokenizer.train(TEXTS, 320))
+    every, few = local.tokens_of(files / "a.jsonl", speaker), local.tokens_of(files / "a.jsonl", speaker, wanted=100)
+    assert 100 < len(few) < len(every) / 3

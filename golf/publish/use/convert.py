@@ -194,7 +194,7 @@ def calibration_batches(source: Source, plan: Plan, calibration: Path | None) ->
     if calibration.is_dir():
         tokens = shards.Tokens(shards.find(calibration, "train"), vocab)
     else:
-        tokens = local.tokens_of(calibration, speaking.speaker(source.tokenizer))
+        tokens = local.tokens_of(calibration, speaking.speaker(source.tokenizer), wanted=sequences * window)
     return stream.sample(tokens, count=sequences, rows=rows, seq_len=window, seed=0)
 
 
