@@ -167,14 +167,23 @@ def code(shares: Shares, lanes: int) -> bytes:
     """Lane states and words; from the last token to the first, because the decoder undoes it."""
     states, words = np.full(lanes, LOWEST), []
     for sizes, begins in reversed(shares):
+        if lanes == 1:  # Python's own numbers take a tenth of the time, one by one
+            state = int(states[0])
+            for size, begin in zip(sizes[::-1, 0].tolist(), begins[::-1, 0].tolist()):
+                if state >= size << 47:
+                    words.append(struct.pack("<I", state % 2**32))
+                    state >>= 32
+                state = (state // size << 16) + state % size + begin
+            states[0] = state
+            continue
         for size, begin in zip(sizes[::-1].astype(np.int64), begins[::-1]):
             state = states[: len(size)]
             full = np.flatnonzero(state >= size << 47)
-            words.append(state[full].astype("<u4"))
+            words.append(state[full].astype("<u4").tobytes())
             state[full] >>= 32
             whole, part = np.divmod(state, size)
             state[:] = (whole << 16) + part + begin
-    return states.astype("<i8").tobytes() + b"".join(word.tobytes() for word in reversed(words))
+    return states.astype("<i8").tobytes() + b"".join(reversed(words))
 
 
 def cost(stream: Stream) -> float:
