@@ -1,18 +1,18 @@
 """Text as printable characters: bits predicted by mixed contexts, then a range coder in base 93.
 
-The predictor is a small relative of lpaq (M. Mahoney). A character is seven bits, met on the way down a tree. Fifteen
-contexts (the last character and how many brackets are open, the last two and three, the last four and seven with all
-capitals alike, the word so far with and without the last character, the last steps of the outline with the character,
-the word or the last variable that a function has named, the bracket that is open, the same with that variable, the word
-before the bracket with the commas since, these with the word so far, a repetition) keep for each node of it a
-probability with a count, and the last bits seen there; what such a history leads to is learned as well. A mixer adds
-both in the logistic domain, with weights by node, by the place in a word and whether a repetition is under way, and by
-each of the last two characters. It learns on its own program before the text, which costs no digits: that is Python
-too, as short as the text is.
+The predictor is a small relative of lpaq (M. Mahoney). A character is seven bits, met on the way down a tree. Seventeen
+contexts (the last character with how many brackets are open, with the word so far, with the line above; the last two
+and three; the last four and seven with all capitals alike; the word alone and with how the line begins; the last steps
+of the outline with the character, the word or the last variable that a function has named; the bracket that is open,
+the same with that variable; the word before the bracket with the commas since, these with the word so far; a
+repetition) keep for each node of it the last bits seen there, nine at most; what such a history leads to is learned. A
+mixer adds that up in the logistic domain, with weights by node, by the place in a word and whether a repetition is
+under way, and by each of the last two characters. It learns on its own program before the text, which costs no digits:
+that is Python too, as short as the text is.
 
-Every bundle brings the program for that along, so it is short, and text: a line with underscores stands for one line
-per context, with its number in their place. Probabilities are integers, and the two tables are rounded logarithms
-and exponentials, so every machine predicts the same.
+Every bundle brings the program for that along, so it is short, and text. All nodes of a character's tree are predicted
+at once by NumPy, and all that lie on its path are updated at once, unless the character was no surprise. Arrays hold
+integers, and the two tables are rounded logarithms and exponentials, so every machine predicts the same.
 """
 
 from __future__ import annotations
@@ -31,42 +31,43 @@ DIGITS = "".join(chr(code) for code in range(32, 127) if chr(code) not in '"\\')
 
 # N: characters of the program P and the text T after it, with two in front.  E: bits of P.  D: digits, or bits to
 # encode.  r: the range, c: how far into it the digits lie.
-# S stretches a probability of 12 bits to ln(p / (1 - p)) in 1/256, Q squashes one of those to 16 bits.
-# v: state of a node: probability, 16 bits; count, 6; last bits behind a leading one, 5.  R: rate, by count.
-# X: by the bit, next count and history.  a: probability by history.  c, d: nodes by context, of this context.
+# S stretches a probability of 12 bits to ln(p / (1 - p)) in 1/512, Q squashes one of those in 1/256 to 16 bits.
+# K: contexts.  C: their numbers, by kind and value.  k: those at hand.  t, v: the history of each of their nodes, less
+# one: the last bits behind a leading one.  X: by history and bit, the next.  F: where a context's histories begin.
+# a: probability by context and history, A: the same stretched.  W, V: weights, f: the three sets of them in use.
+# h, i, x: history of each context and node at hand, its place in a, its stretched probability.  g: their mixture.
+# m, u, e: nodes on the path, their bits, by how much the probability that the bit is one, d, was too small.
 # U: the text with one capital for all.  Z: its outline, a letter for each word.
-# W, V, Y: weights.  B: open brackets, each with the word before and its commas.  M: the last capital, in the order of
-# the alphabet, that a function has for a variable.  w: the word so far.  o: the last character.  k: contexts.
+# B: open brackets, each with the word before and its commas.  M: the last capital, in the order of the alphabet, that
+# a function has for a variable.  w: the word so far.  o: the last character.  j: where the line begins, less one,
+# y: the place above in the line before.
 # H: where five characters last went on.  s: where the last word begins, less one.
-# p: what is expected to come again, after l equal characters.  g: probability that the bit b is one.
+# p: what is expected to come again, after l equal characters.
 _PROGRAM = """\
 def run(N,D,c,P):
- import math
- S=[round(math.log((i+.5)/(4095.5-i))*256)for i in range(4096)]
+ import math,numpy as z
+ S=z.array([round(math.log((i+.5)/(4095.5-i))*512)for i in range(4096)],"i")
  Q=[round(65536/(1+math.exp(((i>>11<<12)-i)/256)))for i in range(4096)]
- R=[];X=[],[];A=[32768]
- for i in range(2048):
-  R.append(131072//((i>>5)*2+3))
-  for b in 0,1:X[b].append(min(i+32,2047)&~31|(i%32*2+b if i%32<16 else i%8*2+b|16))
- for i in range(1,32):A.append(int(65536*(bin(i).count("1")-.6)/(len(bin(i))-2.2)))
- a_=A[:];c_={};W_=[5000]*768;V_=[0]*16384;Y_=V_[:]
+ K=17;F=z.arange(K)[:,None]<<10;i=z.arange(2046);X=z.where(i<1022,i+1,(i+2)%512+511)
+ a=z.tile([int(65536*(bin(i).count("1")-.6)/(len(bin(i))-2.2))for i in range(1,1025)],K);A=S.take(a>>4)
+ t=z.zeros((N*K,128),"H");v=t.ravel();C={};W=z.zeros((262,K,128),"i");W[:6]=5000;V=W.ravel()
  H={};T=U=Z="  ";B=[T];M=T;s=p=l=0;r=1;E=(ord(x)>>i&1 for x in P for i in range(6,-1,-1))
  while len(T)<N:
-  o=T[-1];w=T[s+1:];q=B[-1]
-  k=(o,len(B)),T[-2:],T[-3:],U[-4:],U[-7:],(w,o),(Z[-4:],o),(Z[-8:],w),q[0],(q[0],M,o),(q[1:],o),l and(T[p],l>9),(q,w)
-  k+=(M,Z[-4:]),w
-  d_=c_.setdefault(k[0x_],{})
-  n=1;t=(l>0)+2*min(len(w),2)<<7
+  o=T[-1];w=T[s+1:];q=B[-1];j=T.rfind("\\n");y=T.rfind("\\n",0,j)-j+len(T)
+  k=z.array([C.setdefault(x,len(C))for x in enumerate(((o,len(B)),T[-2:],T[-3:],U[-4:],U[-7:],(w,o),(Z[-4:],o),(Z[-8:],
+w),q[0],(q[0],M,o),(q[1:],o),l and(T[p],l>9),(q,w),(M,Z[-4:]),w,(T[j+1:j+6],w,o),(T[y-1:y+1],o)))])
+  f=(l>0)+2*min(len(w),2),ord(o)+6,ord(T[-2])+134
+  h=t.take(k,0);i=h+F;x=A.take(i);g=((W[f[0]]+W[f[1]]+W[f[2]])*x).sum(0,"i").tolist()
+  n=1;m=[];u=[];e=[]
   while n<128:
-   x=0;m=n+t;h=n+ord(o)*128;f=n+ord(T[-2])*128
-   v_=d_.get(n,1<<26|1);s_=S[v_>>15]+S[a_[v_&31]>>4];w_=W_[m]+V_[h]+Y_[f];x+=w_*s_
-   x>>=16;g=Q[-2047 if x<-2047 else 2047 if x>2047 else x]
+   y=g[n]>>16;d=Q[-2047 if y<-2047 else 2047 if y>2047 else y]
    while r<1<<24:r*=93;NEXT
-   y=(r>>16)*g;b=next(E,2)
+   y=(r>>16)*d;b=next(E,2)
    if b>1:BIT
-   g=b*65535-g;x=X[b]
-   i=v_&2047;y=v_>>11;d_[n]=y+((b*65535-y)*R[i]>>16)<<11|x[i];i&=31;a_[i]+=b*65535-a_[i]>>7;j=g*s_>>17;W_[m]+=j;V_[h]+=j;Y_[f]+=j
-   n+=n+b
+   m.append(n);u.append(b);e.append(b*65535-d);n+=n+b
+  if max(e)>999 or min(e)<-999:
+   b=z.array(u);v[(k*128)[:,None]+m]=X.take(h.take(m,1)*2+b);i=i.take(m,1);z.add.at(a,i,b*65535-a[i]>>8);A[i]=S.take(a[i]>>4)
+   V[(z.array(f)*K)[:,None,None]*128+(F>>3)+m]+=z.array(e)*x.take(m,1)>>17
   n=chr(n-128);l+=1;p+=1
   if l<2 or T[p-1]!=n:l=0
   if n in"([{":B.append(n+(w or o))
@@ -79,15 +80,10 @@ def run(N,D,c,P):
   H[n]=len(T)
  return T[len(P)+2:],c
 """
-DECODE = _PROGRAM.replace("NEXT", "x=next(D);c=c*93+x-32-(x>34)-(x>92)").replace(
+DECODE = _PROGRAM.replace("NEXT", "y=next(D);c=c*93+y-32-(y>34)-(y>92)").replace(
     "BIT", "b=c<y;c-=0 if b else y;r=y if b else r-y"
 )
 ENCODE = _PROGRAM.replace("NEXT", "c*=93").replace("BIT", "b=next(D);c+=0 if b else y;r=y if b else r-y")
-
-# Makes `run` of the program.
-_UNROLL = (
-    'exec("\\n".join(";".join(dict.fromkeys(l.replace("_",f"{i:x}")for i in range(15)))for l in P.split("\\n")))\n'
-)
 
 
 def self_expanding(text: str) -> str:
@@ -97,7 +93,7 @@ def self_expanding(text: str) -> str:
         raise SpecError(f"{beyond!r} is no ASCII character; spell it as an escape")
     program = base64.b85encode(zlib.compress(DECODE.encode(), 9)).decode()
     unpack = f'import base64,zlib\nP=zlib.decompress(base64.b85decode("{program}")).decode()\n'
-    return f'{unpack}{_UNROLL}T,_=run({len(DECODE) + len(text) + 2},iter(b"{encode(text)}"),0,P)\n'
+    return f'{unpack}exec(P)\nT,_=run({len(DECODE) + len(text) + 2},iter(b"{encode(text)}"),0,P)\n'
 
 
 def compressed(text: str) -> str:
@@ -119,6 +115,6 @@ def encode(text: str) -> str:
 
 
 def program(source: str) -> Any:
-    scope: dict[str, Any] = {"P": source}
-    exec(_UNROLL, scope)
+    scope: dict[str, Any] = {}
+    exec(source, scope)
     return scope["run"]

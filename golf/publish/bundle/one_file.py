@@ -99,8 +99,9 @@ def build(record: str, *, entry: str = "golf.entry", source: Path = SOURCE, writ
     texts = {name: squeeze(tree) for name, tree in trees.items()}
     text = "\n".join(filter(None, texts.values()))
     code = WRITTEN[written](text) + _RUN.format(script=SCRIPT, package=package)
+    needed = {*reach.externals, *(["numpy"] if written == "dense" else [])}  # its decoder computes with that
     sizes = {name: len(texts[name].encode()) for name in sorted(texts) if texts[name] and name in reach.modules}
-    return Bundle(code=code.encode(), sizes=sizes, packages=tuple(sorted(reach.externals)))
+    return Bundle(code=code.encode(), sizes=sizes, packages=tuple(sorted(needed)))
 
 
 def refuse_outer(reach: Reach) -> None:
