@@ -123,7 +123,9 @@ def test_same_sources_same_bytes_on_any_path_and_hash_seed(tmp_path):
 
 def test_a_script_is_plain_text(tmp_path):
     text = make(tmp_path, PLAIN).code.decode("ascii")
-    assert text.isprintable() or set(filter(lambda c: not c.isprintable(), text)) == {"\n"}
+    assert set(filter(lambda c: not c.isprintable(), text)) == {"\n"}
+    assert all(line == line.rstrip() for line in text.splitlines())  # which editors and patches would cut off
+    compile(text, "train_gpt.py", "exec")
 
 
 def test_inspect_traceback_and_pickle_find_what_they_need(tmp_path):

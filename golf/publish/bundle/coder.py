@@ -103,10 +103,10 @@ def compressed(text: str) -> str:
 
 
 @lru_cache(maxsize=4)  # seconds of work, and seeds of one recipe share it
-def encode(text: str) -> str:
-    """The digits that the program expands to `text`."""
+def encode(text: str, known: str = DECODE) -> str:
+    """The digits that the program expands to `text`, once it has learned on `known`."""
     bits = (ord(character) >> place & 1 for character in text for place in range(6, -1, -1))
-    _, number = program(ENCODE)(len(DECODE) + len(text) + 2, bits, 1, DECODE)
+    _, number = program(ENCODE)(len(known) + len(text) + 2, bits, 1, known)
     digits = []
     while number > 1:  # the one in front keeps digits that are zero
         number, digit = divmod(number, BASE)
