@@ -1,14 +1,14 @@
 """Text as printable characters: bits predicted by mixed contexts, then a range coder in base 93.
 
-The predictor is a small relative of lpaq (M. Mahoney). A character is seven bits, met on the way down a tree. Seventeen
+The predictor is a small relative of lpaq (M. Mahoney). A character is seven bits, met on the way down a tree. Eighteen
 contexts (the last character with how many brackets are open, with the word so far, with the line above; the last two
-and three; the last four and seven with all capitals alike; the word alone and with how the line begins; the last steps
-of the outline with the character, the word or the last variable that a function has named; the bracket that is open,
-the same with that variable; the word before the bracket with the commas since, these with the word so far; a
-repetition) keep for each node of it the last bits seen there, nine at most; what such a history leads to is learned. A
-mixer adds that up in the logistic domain, with weights by node, by the place in a word and whether a repetition is
-under way, and by each of the last two characters. It learns on its own program before the text, which costs no digits:
-that is Python too, as short as the text is.
+and three, two without the last; the last four and seven with all capitals alike; the word alone and with how the line
+begins; the last steps of the outline with the character, the word or the last variable that a function has named; the
+bracket that is open, the same with that variable; the word before the bracket with the commas since, these with the
+word so far; a repetition) keep for each node of it the last bits seen there, ten at most; what such a history leads to
+is learned. A mixer adds that up in the logistic domain, with weights by node, by the place in a word and whether a
+repetition is under way, and by each of the last two characters. It learns on its own program before the text, which
+costs no digits: that is Python too, as short as the text is.
 
 Every bundle brings the program for that along, so it is short, and text. All nodes of a character's tree are predicted
 at once by NumPy, and all that lie on its path are updated at once, unless the character was no surprise. Arrays hold
@@ -48,14 +48,14 @@ def run(N,D,c,P):
  import math,numpy as z
  S=z.array([round(math.log((i+.5)/(4095.5-i))*512)for i in range(4096)],"i")
  Q=[round(65536/(1+math.exp(((i>>11<<12)-i)/256)))for i in range(4096)]
- K=17;F=z.arange(K)[:,None]<<10;i=z.arange(2046);X=z.where(i<1022,i+1,(i+2)%512+511)
- a=z.tile([int(65536*(bin(i).count("1")-.6)/(len(bin(i))-2.2))for i in range(1,1025)],K);A=S.take(a>>4)
- t=z.zeros((N*K,128),"H");v=t.ravel();C={};W=z.zeros((262,K,128),"i");W[:6]=5000;V=W.ravel()
+ K=18;F=z.arange(K)[:,None]<<11;i=z.arange(4094);X=z.where(i<2046,i+1,(i+2)%1024+1023)
+ a=z.tile([int(65536*(bin(i).count("1")-.6)/(len(bin(i))-2.2))for i in range(1,2049)],K);A=S.take(a>>4)
+ t=z.zeros((N*K,128),"H");v=t.ravel();C={};W=z.zeros((262,K,128),"i");W[:6]=4800;V=W.ravel()
  H={};T=U=Z="  ";B=[T];M=T;s=p=l=0;r=1;E=(ord(x)>>i&1 for x in P for i in range(6,-1,-1))
  while len(T)<N:
   o=T[-1];w=T[s+1:];q=B[-1];j=T.rfind("\\n");y=T.rfind("\\n",0,j)-j+len(T)
-  k=z.array([C.setdefault(x,len(C))for x in enumerate(((o,len(B)),T[-2:],T[-3:],U[-4:],U[-7:],(w,o),(Z[-4:],o),(Z[-8:],
-w),q[0],(q[0],M,o),(q[1:],o),l and(T[p],l>9),(q,w),(M,Z[-4:]),w,(T[j+1:j+6],w,o),(T[y-1:y+1],o)))])
+  k=z.array([C.setdefault(x,len(C))for x in enumerate(((o,len(B)),T[-2:],T[-3:],T[-3:-1],U[-4:],U[-7:],(w,o),(Z[-4:],o),
+(Z[-8:],w),q[0],(q[0],M,o),(q[1:],o),l and(T[p],l>9),(q,w),(M,Z[-4:]),w,(T[j+1:j+6],w,o),(T[y-1:y+1],o)))])
   f=(l>0)+2*min(len(w),2),ord(o)+6,ord(T[-2])+134
   h=t.take(k,0);i=h+F;x=A.take(i);g=((W[f[0]]+W[f[1]]+W[f[2]])*x).sum(0,"i").tolist()
   n=1;m=[];u=[];e=[]
@@ -67,7 +67,7 @@ w),q[0],(q[0],M,o),(q[1:],o),l and(T[p],l>9),(q,w),(M,Z[-4:]),w,(T[j+1:j+6],w,o)
    m.append(n);u.append(b);e.append(b*65535-d);n+=n+b
   if max(e)>999 or min(e)<-999:
    b=z.array(u);v[(k*128)[:,None]+m]=X.take(h.take(m,1)*2+b);i=i.take(m,1);z.add.at(a,i,b*65535-a[i]>>8);A[i]=S.take(a[i]>>4)
-   V[(z.array(f)*K)[:,None,None]*128+(F>>3)+m]+=z.array(e)*x.take(m,1)>>17
+   V[(z.array(f)*K)[:,None,None]*128+(F>>4)+m]+=z.array(e)*x.take(m,1)>>17
   n=chr(n-128);l+=1;p+=1
   if l<2 or T[p-1]!=n:l=0
   if n in"([{":B.append(n+(w or o))
