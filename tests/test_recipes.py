@@ -40,6 +40,8 @@ def rates(recipe, steps):
         ("open", "gelu_gpt", 261_096_338),
         ("open", "qed", 75_571_584),
         ("open", "qed_chat", 75_571_584),
+        ("open", "powergqa", 778_221_606),
+        ("open", "powergqa_dialogue", 778_221_606),
     ],
 )
 def test_records_have_the_published_size(root, track, name, parameters):

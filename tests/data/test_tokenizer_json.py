@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from golf.contracts import DataError
-from golf.data import shards, speaking, tokenizer_json
+from golf.data import dialogues, shards, speaking, tokenizer_json
+from golf.data.dialogues import Dialogues
 from golf.data.local import Documents, tokens_of
 from golf.data.mixture import Mixture
 from golf.data.pieces import alphabet
@@ -267,3 +269,22 @@ def test_corpora_of_recipes(wide, tmp_path):
     with pytest.raises(DataError, match=r"write tokenizer=TokenizerJson\(file="):
         Documents(train=(str(text),), tokenizer=str(wide), vocab=69_500).open(tmp_path / "cache", lambda event: None)
 
+
+
+def test_conversations(made, tmp_path):
+    chats = [("user", "Is it 日本?"), ("assistant", "It is <|im_end|>."), ("user", "Sure?"), ("assistant", "Yes.")]
+    lines = [json.dumps({"messages": [{"role": role, "content": said} for role, said in chats]})] * 30
+    (tmp_path / "chats.jsonl").write_text("\n".join(lines))
+    name = TokenizerJson(file=str(save(tmp_path, lifted(made, 69_000))), bos=END, eos="<|im_end|>")
+    data = Dialogues(train=(str(tmp_path / "chats.jsonl"),), val=(str(tmp_path / "chats.jsonl"),), vocab=69_601)
+    with pytest.raises(DataError, match="one token opens documents and ends turns"):
+        list(dialogues.encode(JsonTokenizer(replace(name, eos=END).read()), dialogues.read(tmp_path / "chats.jsonl")))
+    lines = [json.dumps({"text": f"User: {n}\nAssistant: {n} <|im_end|> 日."}) for n in range(30)]
+    (tmp_path / "more.jsonl").write_text("\n".join(lines))
+    data = replace(data, train=(str(tmp_path / "more.jsonl"),), tokenizer=name)
+    corpus = data.open(tmp_path / "cache", lambda event: None)
+    speaker = corpus.speaker(corpus.tokenizer)
+    ids, targets = corpus.draw(64, 0).pairs(Position(0, 0), 1)
+    assert ids.min() >= 69_000
+    answers = speaker.decode(targets[targets != dialogues.IGNORED])
+    assert answers.startswith(" ") and answers.count("<|im_end|> 日.") == (targets == speaker.eos).sum() > 1

@@ -14,6 +14,7 @@ import sentencepiece
 
 from golf.contracts import ByteTable, DataError
 from golf.data import documents, shards
+from golf.data.speaking import is_json
 from golf.data.tokenizer import Tokenizer, byte_table
 from golf.eval.validity.accounting import Piece
 from golf.eval.validity.claims import Seed
@@ -94,7 +95,9 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def with_tokenizer(subject: Subject, model: Path) -> None:
-    """Fill in what a SentencePiece model says: its table, its pieces, its BOS."""
+    """Fill in what a SentencePiece model says: its table, its pieces, its BOS. Raises DataError for anything else."""
+    if is_json(model):
+        raise DataError(f"{model} is a tokenizer.json; verify knows the pieces of SentencePiece models only")
     subject.speaker, subject.table = Tokenizer(model), byte_table(model)
     subject.pieces, subject.bos = pieces(model), subject.speaker.bos
 

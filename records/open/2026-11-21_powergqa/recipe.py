@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from golf.arch.powergqa import PowerGQASpec
 from golf.data.local import Documents
+from golf.data.tokenizer_json import TokenizerJson
 from golf.eval.sliding import SlidingWindow
 from golf.pack.container import PackSpec
 from golf.pack.rans import Rans
@@ -18,9 +19,12 @@ ADAMW = AdamW(lr=6e-4, betas=(0.9, 0.95), weight_decay=0.1)
 
 RECIPE = Recipe(
     track="open",
-    data=Documents(train=("data/powergqa/text.jsonl.zst",), vocab=65536),
-    # The published vocabulary of 151,665 does not fit shards of 16 bits a token.
-    model=PowerGQASpec(vocab=65536),
+    data=Documents(
+        train=("data/powergqa/text.jsonl.zst",),
+        tokenizer=TokenizerJson(file="data/powergqa/tokenizer.json", bos="<|endoftext|>", eos="<|im_end|>"),
+        vocab=151665,
+    ),
+    model=PowerGQASpec(),
     train=TrainSpec(
         steps=20_000,
         batch_tokens=524_288,

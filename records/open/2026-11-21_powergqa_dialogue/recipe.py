@@ -5,6 +5,7 @@ from dataclasses import replace
 from golf.arch.powergqa import PowerGQASpec
 from golf.data.dialogues import Dialogues
 from golf.data.mixture import Mixture
+from golf.data.tokenizer_json import TokenizerJson
 from golf.eval.sliding import SlidingWindow
 from golf.pack.container import PackSpec
 from golf.pack.rans import Rans
@@ -28,11 +29,10 @@ RECIPE = Recipe(
             (1.0, Dialogues(train=("data/powergqa/no_robots.jsonl.zst",))),
             (1.0, Dialogues(train=("data/powergqa/bespoke_stratos.jsonl.zst",))),
         ),
-        tokenizer=f"{BASE}/tokenizer.model",
-        vocab=65536,
+        tokenizer=TokenizerJson(file=f"{BASE}/tokenizer.model"),
+        vocab=151665,
     ),
-    # The published vocabulary of 151,665 does not fit shards of 16 bits a token.
-    model=PowerGQASpec(vocab=65536),
+    model=PowerGQASpec(),
     train=TrainSpec(
         steps=1000,
         batch_tokens=65_536,
