@@ -1,4 +1,4 @@
-"""Text that is tokens already, in a NumPy file: for vocabularies beyond what 16-bit shards hold."""
+"""Text that is tokens already, in a NumPy file: for models whose tokenizer is not there, or none that golf reads."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from byte_level import END, save, trained
 from click.testing import CliRunner
 from torch import nn
 
@@ -13,6 +14,7 @@ from golf.arch import families
 from golf.arch.unet import UNetSpec
 from golf.cli import cli
 from golf.contracts import DataError, SpecError
+from golf.data import speaking, tokenizer_json
 from golf.data.tokenizer import Tokenizer
 from golf.data.tokenizer import train as train_tokenizer
 from golf.publish import use
@@ -87,6 +89,28 @@ def test_a_task_in_lines_and_a_limit(weights):
     found = score(weights, "--task", task, "--task", TASKS / "habits.yaml", "--limit", 2, "--json")
     assert {name: values["questions"] for name, values in found.items()} == {"opposites": 2, "habits": 2}
     assert found["opposites"]["acc"] == by_hand(weights, questions[:2])[0]
+
+
+def test_a_tokenizer_json(tmp_path):
+    pytest.importorskip("tokenizers", reason="needs the extra hf")
+    texts = [path.read_text() for path in sorted(TASKS.glob("*.jsonl"))] * 20
+    spelled = tokenizer_json.read(save(tmp_path, trained(texts, 320), bos_token=END))
+    torch.manual_seed(4)
+    model = UNetSpec(vocab=320, rope_length=64).tiny().build()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    speaker = speaking.speaker(spelled)
+    about = {
+        "model": families.spec_to_json(model.spec),
+        "eval": {"window": 64, "stride": 16},
+        "tokenizer_sha256": speaker.sha256,
+    }
+    checkpoint.save_weights(tmp_path / "w.safetensors", model.state_dict(), with_tokenizer(about, spelled))
+    lines = [json.loads(line) for line in (TASKS / "opposites.jsonl").read_text().splitlines()]
+    questions = [(q["query"], q["choices"], q["answer"], "") for q in lines]
+    weights = tmp_path / "w.safetensors", model.eval(), speaker
+    found = score(weights, "--task", TASKS / "opposites.jsonl", "--json")["opposites"]
+    assert (found["acc"], found["acc_norm"]) == by_hand(weights, questions)
 
 
 def test_a_task_that_generates(weights, tmp_path):

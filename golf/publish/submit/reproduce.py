@@ -85,9 +85,10 @@ def score_again(told: Claim, data: Path | None, sink: Sink) -> list[Verdict]:
     if told.artifact is None:
         raise DataError(f"{told.path} keeps no artifact of seed {told.result.seed}; run it again without --score-only")
     digest = hashlib.sha256(told.artifact.read_bytes()).hexdigest()
-    places = (told.path / TOKENIZER, told.artifact.parent / TOKENIZER)
-    tokenizer = next((file for file in places if file.is_file()), None)
     text = data or text_of(told.result, told.path)
+    # One that the run did not train is no part of a submission; it lies beside the text.
+    places = (told.path / TOKENIZER, told.artifact.parent / TOKENIZER, *([] if data else [text / TOKENIZER]))
+    tokenizer = next((file for file in places if file.is_file()), None)
     scored = score_source(told.artifact, text, tokenizer, None, (), sink)
     gap = scored.score.bpb - told.result.val_bpb
     counts = (scored.score.tokens, scored.score.bytes), (told.result.tokens_scored, told.result.bytes_scored)

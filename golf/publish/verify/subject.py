@@ -99,6 +99,8 @@ def with_tokenizer(subject: Subject, model: Path) -> None:
     if is_json(model):
         raise DataError(f"{model} is a tokenizer.json; verify knows the pieces of SentencePiece models only")
     subject.speaker, subject.table = Tokenizer(model), byte_table(model)
+    if subject.speaker.vocab > 1 << 16:
+        raise DataError(f"{model} has {subject.speaker.vocab:,} pieces; verify hashes tokens of 16 bits, 65,536 pieces")
     subject.pieces, subject.bos = pieces(model), subject.speaker.bos
 
 
