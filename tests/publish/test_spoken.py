@@ -126,7 +126,7 @@ def test_an_artifact_knows_its_tokenizer(imported, artifacts, place, family):
     assert scores[0]["bytes_scored"] == scores[1]["bytes_scored"]
     assert scores[1]["val_bpb"] == pytest.approx(scores[0]["val_bpb"], abs=0.3)
     texts = json.loads(golf("generate", artifacts[family], "--prompt", "日本 def", "--tokens", 12, "--json"))
-    assert texts[0]["prompt"] == "日本 def" and 0 < texts[0]["tokens"] <= 12
+    assert texts[0]["prompt"] == "日本 def" and (texts[0]["tokens"] == 12) == (texts[0]["ended"] == "length")
     (artifacts[family].parent / "a.tokenizer.model").rename(place / "elsewhere")
     said = CliRunner().invoke(cli, ["score", str(artifacts[family]), "--data", str(place / "text.txt")])
     assert said.exit_code and "tokenizer" in str(said.exception)
