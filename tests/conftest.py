@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -77,6 +78,14 @@ def own_cache(together: Path) -> Iterator[Path]:
     os.environ["GOLF_CACHE"] = str(together / "cache")
     yield together / "cache"
     del os.environ["GOLF_CACHE"]
+
+
+@pytest.fixture(scope="session")
+def forks() -> multiprocessing.context.BaseContext:
+    """Starts processes as forks of one that has loaded torch, which takes each of them seconds."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "pytest", "golf.train.engine"])
+    return context
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 import torch.nn.functional as F
 from torch import nn
 
@@ -114,10 +113,9 @@ def _rank(rank, file, out):
     torch.distributed.destroy_process_group()
 
 
-def test_two_ranks_learn_the_same(tmp_path):
-    context = mp.get_context("spawn")
-    out = context.SimpleQueue()
-    workers = [context.Process(target=_rank, args=(rank, tmp_path / "meet", out)) for rank in range(2)]
+def test_two_ranks_learn_the_same(forks, tmp_path):
+    out = forks.SimpleQueue()
+    workers = [forks.Process(target=_rank, args=(rank, tmp_path / "meet", out)) for rank in range(2)]
     for worker in workers:
         worker.start()
     results = [out.get()[1] for _ in workers]

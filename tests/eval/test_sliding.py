@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from torch import nn
 
 from golf.contracts import ByteTable, DataError, DivergedError, SpecError
@@ -198,10 +197,9 @@ def _rank(rank, file, out):
     out.put((rank, total, seen))
 
 
-def test_two_ranks_share_the_work(tmp_path):
-    context = mp.get_context("spawn")
-    out = context.SimpleQueue()
-    workers = [context.Process(target=_rank, args=(rank, tmp_path / "meet", out)) for rank in range(2)]
+def test_two_ranks_share_the_work(forks, tmp_path):
+    out = forks.SimpleQueue()
+    workers = [forks.Process(target=_rank, args=(rank, tmp_path / "meet", out)) for rank in range(2)]
     for worker in workers:
         worker.start()
     results = sorted((out.get() for _ in workers), key=lambda result: result[0])

@@ -82,9 +82,9 @@ def worker(rank: int, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def ranks(tmp_path_factory):
+def ranks(forks, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    mp.spawn(worker, (folder,), nprocs=2)
+    mp.start_processes(worker, (folder,), nprocs=2, start_method=forks.get_start_method())
     return folder, [checkpoint.load_weights(folder / f"rank{rank}") for rank in range(2)]
 
 

@@ -1,12 +1,8 @@
 """A run that was killed and resumed ends in the bits of one that was not."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -22,16 +18,6 @@ STAGES = (Stage(begin=0.5, fake_quant=True), Stage(begin=0.8, on=("double",)))
 COMMON = dict(steps=30, dropout=0.2, checkpoint_seconds=0, stages=STAGES)
 LENGTHS = (Stage(begin=0.25, seq_len=4), Stage(begin=0.5, seq_len=8, fake_quant=True))
 ANNEALED = dict(seq_len=2, rows=16, stages=LENGTHS, schedule=Cosine(warmup_steps=12), matrix=AdamW(lr=0.02))
-
-CHILD = """
-import hashlib, sys, time
-from pathlib import Path
-sys.path[:0] = [sys.argv[2], sys.argv[3]]
-import test_resume
-print("ready", flush=True)
-print(test_resume.child(Path(sys.argv[1])), flush=True)
-"""
-
 
 class Stop(Exception):
     pass
@@ -49,9 +35,10 @@ def train(path, events=None, resume=True, **changes):
     return run(events, model=model, given=given, **COMMON | changes)[1]
 
 
-def child(path):
+def child(path, told):
     """What the killed process runs: slow enough steps that a kill hits every part of one."""
-    return digest(train(path, **ANNEALED).average)
+    told.send("ready")
+    told.send(digest(train(path, **ANNEALED).average))
 
 
 @pytest.fixture(scope="module")
@@ -94,24 +81,23 @@ def test_stages_of_lengths_under_adamw_and_a_schedule_resume_to_the_same_bits(tm
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments(tmp_path, annealed):
+def test_killed_at_random_moments(forks, tmp_path, annealed):
     """kill -9 wherever it hits, in stages of three context lengths, until one attempt gets through."""
-    path, rng, here = tmp_path / "state.safetensors", random.Random(0), Path(__file__).parent
-    command = [sys.executable, "-c", CHILD, str(path), str(here), str(here.parents[1])]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    kills = 0
-    while True:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-        assert process.stdout.readline() == "ready\n"
+    path, rng, kills, answer = tmp_path / "state.safetensors", random.Random(0), 0, None
+    while answer is None:
+        told, tell = forks.Pipe(duplex=False)
+        process = forks.Process(target=child, args=(path, tell))
+        process.start()
+        tell.close()
+        assert told.recv() == "ready"
         if kills < 5:
             time.sleep(rng.uniform(0.02, 0.3))
-            process.send_signal(signal.SIGKILL)
+            process.kill()
             kills += 1
-        answer, _ = process.communicate(timeout=120)
-        if answer:
-            break
-        assert process.returncode == -signal.SIGKILL
-    assert kills and answer.strip() == annealed
+        process.join(120)
+        answer = told.recv() if told.poll() and process.exitcode == 0 else None
+        assert answer or process.exitcode == -signal.SIGKILL
+    assert kills and answer == annealed
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
