@@ -70,7 +70,7 @@ def test_a_run_names_its_kind_and_reports_the_fixed_score_beside(adapted, golf):
     assert "chunk-sgd" in printed and "fixed predictor" in printed
 
 
-@pytest.mark.parametrize(("kind", "setting"), [("rolling", "eval.chunk=100"), ("document-lora", "eval.chunk=16")])
+@pytest.mark.parametrize(("kind", "setting"), [("rolling", "eval.chunk=100"), ("document-lora", "eval.chunk=32")])
 def test_any_run_is_scored_by_another_kind(three, golf, kind, setting):
     run = three / "1"
     result = json.loads((run / "result.json").read_text())
