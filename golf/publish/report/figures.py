@@ -76,7 +76,7 @@ class Plots:
 
     def errors(self) -> Drawn | None:
         """Rounding errors beside those of plain rounding at as many bits."""
-        rows = [row for row in self._findings[0].tensors if row.nearest]
+        rows = [row for row in self._findings[0].tensors if row.nearest and row.parameters > 1]  # one fits any step
         rows = sorted(rows, key=lambda row: -row.error)[:MOST]
         if not rows:
             return None
