@@ -65,6 +65,11 @@ def test_records_runs_and_submissions_on_one_board(three, changed, golf, tmp_pat
     assert "faster" in golf("board", folder).stdout or "small" in golf("board", folder).stdout
 
 
+def test_rows_of_one_name_say_where_they_lie():
+    rows = [row(1, 1.2, name="a", path="x/results.json"), row(2, 1.1, name="a", path="y/results.json"), row(3, 1.0)]
+    assert [each.name for each in boards.told_apart(rows)] == ["a (x)", "a (y)", "n3"]
+
+
 def test_the_same_runs_are_listed_once(three, golf, tmp_path):
     """Handed in, put together and one by one, under any spelling of the path; a file that is broken hides nothing."""
     out, handed_in = tmp_path / "runs", tmp_path / "submissions"
@@ -152,8 +157,7 @@ def chrome():
     browser.close()
 
 
-@pytest.mark.parametrize("width", [400, 1400])
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width, dark", [(400, False), (400, True), (1000, False), (1400, False), (1400, True)])
 def test_the_page_in_a_browser(chrome, page, width, dark):
     check_page(chrome, page, width, dark=dark)
     assert chrome.ask("document.querySelectorAll('figure svg').length") >= 4
@@ -184,7 +188,7 @@ def test_filtering(chrome, page):
     chrome.open(page, 1400)
     everything = chrome.ask(f"{ROWS}.length")
     typed = "box.value = 'muon smear'; box.dispatchEvent(new Event('input'));"
-    chrome.ask(f"{{ const box = document.querySelector('#t1').parentElement.querySelector('input'); {typed} }}")
+    chrome.ask(f"{{ const box = document.querySelector('#t1').closest('section').querySelector('input'); {typed} }}")
     names = chrome.ask(f"{ROWS}.map((row) => row.textContent.toLowerCase())")
     assert 0 < len(names) < everything and all("muon" in name and "smear" in name for name in names)
     assert chrome.ask("document.querySelector('#t1-count').textContent") == f"{len(names)} of {everything}"

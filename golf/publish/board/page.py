@@ -62,9 +62,10 @@ def _plain(row: Row) -> dict[str, Any]:
 def table(group: Group) -> Table:
     """One group on the terminal; a dash is what is not stated."""
     corpus = f"{group.kind}, corpus {group.corpus[:16]}" if group.corpus else "corpus not stated"
-    drawn = Table(title=f"{group.track or 'track not stated'}  {corpus}", title_justify="left", box=box.SIMPLE_HEAD)
+    drawn = Table(title=f"{group.track or 'track not stated'}  {corpus}", title_justify="left", box=box.SIMPLE_HEAD,
+                  padding=(0, 1, 0, 0))  # fmt: skip
     for title in ("name", "bits per byte", "best before", "bytes", "parameters", "train", "verified"):
-        drawn.add_column(title, justify="left" if title in ("name", "verified") else "right")
+        drawn.add_column(title, justify="left" if title in ("name", "verified") else "right", overflow="fold")
     for row in group.rows:
         score = f"{_text(row.val_bpb, '.5f')}\n± {_text(row.val_bpb_std, '.5f')} ({len(row.seeds)})"
         change = "-" if row.delta is None else f"{-row.delta:+.5f}\np {_text(row.p, '.2g')}"

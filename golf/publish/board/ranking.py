@@ -4,6 +4,7 @@ before it."""
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -107,8 +108,18 @@ def board(paths: Iterable[Path], match: str | None = None) -> list[Group]:
     groups: dict[tuple[str | None, ...], list[Row]] = {}
     for number, row in enumerate(rows, 1):
         groups.setdefault((row.track, row.corpus, row.kind), []).append(replace(row, number=number))
-    found = [Group(*key, tuple(ranked(rows))) for key, rows in groups.items()]
+    found = [Group(*key, tuple(told_apart(ranked(rows)))) for key, rows in groups.items()]
     return sorted(found, key=lambda group: (group.track is None, *(str(part or "") for part in group[:3])))
+
+
+def told_apart(rows: Sequence[Row]) -> list[Row]:
+    """Rows of one name, such as runs of a record with other values, also say where they lie."""
+    named = Counter(row.name for row in rows)
+    names = {row.number: f"{row.name} ({Path(row.path).parent})" for row in rows if named[row.name] > 1}
+    return [
+        replace(row, name=names.get(row.number, row.name), before=names.get(row.before_number, row.before))
+        for row in rows
+    ]
 
 
 def once(rows: Sequence[Row]) -> list[Row]:
