@@ -91,7 +91,7 @@ class Plots:
                 known = {row.name: row.error for row in found.tensors}
                 xs = [_positive(known.get(row.name)) for row in rows]
                 plot.points(xs, ys, place, f"{found.label}, as stored")
-            plot.axes.set_xscale("log")
+            plot.by_ratio()
             plot.axes.set_yticks(ys, [row.name for row in rows], fontsize=8)
             plot.axes.invert_yaxis()
             plot.say("error", "", legend=False)
@@ -112,7 +112,7 @@ class Plots:
             plot.points([_positive(known[0][name]) for name in names], ys, 0, "measured")
             for place, (found, costs) in enumerate(zip(self._findings[1:], known[1:]), 2):
                 plot.points([_positive(costs.get(name)) for name in names], ys, place, f"{found.label}, measured")
-            plot.axes.set_xscale("log")
+            plot.by_ratio()
             plot.axes.set_yticks(ys, names, fontsize=8)
             plot.axes.invert_yaxis()
             plot.say("bits per byte", "", legend=False)

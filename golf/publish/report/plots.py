@@ -92,6 +92,15 @@ class Plot:
         if links is not None:
             dots.set_urls([f"{ROW}{link}" for link in links])
 
+    def by_ratio(self) -> None:
+        """x by its logarithm, with few labels: those that matplotlib adds within one decade run into each other."""
+        from matplotlib import ticker
+
+        self.axes.set_xscale("log")
+        self.axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 3.0), numticks=6))
+        self.axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-"))
+        self.axes.xaxis.set_minor_formatter(ticker.NullFormatter())
+
     def say(self, x: str, y: str, *, legend: bool = True) -> None:
         """Label the axes; the legend appears where something carries a label."""
         self.axes.set_xlabel(x)
