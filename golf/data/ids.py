@@ -20,7 +20,7 @@ def sample(path: Path, *, vocab: int, count: int, rows: int, seq_len: int, seed:
     """
     try:
         found = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read as token ids ({error}); write them with numpy.save") from error
     if not isinstance(found, np.ndarray) or found.dtype.kind not in "iu":
         raise DataError(f"{path} holds {getattr(found, 'dtype', 'several arrays')}; token ids are one integer array")

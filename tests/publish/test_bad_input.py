@@ -19,7 +19,8 @@ import {weights} --family xgqa --config {torn} {o} | import {folder} --family qe
 export {nowhere} --to hf {o} | export {cut} --to hf {o} | export {run} --to hf -o {file}
 quantize {nowhere} {o} | quantize {file} {o} | quantize {weights} {o} --cap 0
 quantize {weights} {o} --curve {nowhere}.xyz | quantize {weights} {o} --calibration {empty}
-quantize {weights} {o} --set quant.x=1 | quantize {cut}/artifact.golf {o} --calibration {nowhere}
+quantize {weights} {o} --calibration {void} | quantize {weights} {o} --set quant.x=1
+quantize {cut}/artifact.golf {o} --calibration {nowhere}
 score {nowhere} | score {cut} | score {flipped} | score {mute} | score {run} --data {empty}
 score {run} --data {folder} | score {run} --data {torn}
 score {run} --set eval.stride=0 | score {run} --eval slide | score {run} --tokenizer {file}
@@ -60,7 +61,7 @@ def places(three, small, tmp_path_factory):
         found[name] = shutil.copytree(run, base / name)
         (found[name] / file).write_bytes(data)
     for name, file, data in (
-        ("file", "file", "x"), ("empty", "empty.txt", "\n"), ("torn", "torn.json", '{"a": '),
+        ("file", "file", "x"), ("empty", "empty.txt", "\n"), ("void", "void.npy", ""), ("torn", "torn.json", '{"a": '),
         ("broken", "recipe.py", "RECIPE = 1 / 0\n"), ("in folder", "holds/other.txt", "x"),
     ):  # fmt: skip
         found[name] = base / file
