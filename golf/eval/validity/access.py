@@ -46,19 +46,20 @@ def smuggling(
     prefixes: Sequence[str],
     packaged: Callable[[str], bool],
     documented: Iterable[str] = (),
+    needless: Callable[[str], str] = lambda path: "",
 ) -> list[Verdict]:
     """A3 and half of A5, from a scoring process.
 
     clean: the folder that holds the submission and nothing else.  prefixes: where Python and its packages lie.
     packaged: whether a file there belongs to a package as it was installed.  documented: environment variables the
-    submission states, which are counted.
+    submission states, which are counted.  needless: the package a file belongs to, if no submission may need it.
     """
     events, documented = list(events), set(documented)
     read, written = 0, set()
     for event in events:
         name, path = event["event"], event["path"]
         if name in ("open", "ctypes.dlopen", "sqlite3.connect", "os.listdir", "mmap") and path.startswith("/"):
-            verdict = None if path in written else _file(event, clean, prefixes, packaged)
+            verdict = None if path in written else _file(event, clean, prefixes, packaged, needless)
             if verdict is not None:
                 return [verdict]
             read += 1
@@ -69,6 +70,11 @@ def smuggling(
         elif name in ("child", "ctypes.dlsym"):
             what = f"calls {path} past the interpreter" if name == "ctypes.dlsym" else f"has started {path}, unseen"
             return [failed("A3", what, where=event.get("where", ""))]
+        elif name.startswith("gc."):
+            why = f"{name}: goes through the interpreter's objects, those of the watch among them"
+            return [failed("A3", why, where=event.get("where", ""))]
+        elif name == "compile" and ("importlib" in path or any(_below(path, prefix) for prefix in prefixes)):
+            return [failed("A3", f"gives code of its own the name of {path}", where=event.get("where", ""))]
         elif name == "blind":
             return [failed("A3", "what it opens was no longer seen: it has put out the hook that watches it")]
         elif name in ("os.truncate", "os.getxattr", "os.listxattr"):
@@ -87,12 +93,19 @@ def smuggling(
 
 
 def _file(
-    event: Mapping[str, Any], clean: str, prefixes: Sequence[str], packaged: Callable[[str], bool]
-) -> Verdict | None:
+    event: Mapping[str, Any], clean: str, prefixes: Sequence[str], packaged: Callable[[str], bool],
+    needless: Callable[[str], str],
+) -> Verdict | None:  # fmt: skip
     path = event["path"]
     if _below(path, clean):
         return None
     if any(_below(path, prefix) for prefix in prefixes):
+        if event.get("direct") and not event.get("write") and event["event"] == "open":
+            why = f"reads {path} as a file: what packages hold is there to be imported"
+            return failed("A3", why, file=path, where=event.get("where", ""))
+        if event.get("own") and (package := needless(path)):
+            why = f"imports {package}, which no submission may need"
+            return failed("A3", why, file=path, where=event.get("where", ""))
         if event.get("write") or packaged(path):
             return None
         why = f"reads {path}, which lies among Python's packages and belongs to none as it was installed"

@@ -12,6 +12,7 @@ import pickletools
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from importlib.util import MAGIC_NUMBER
 
 from golf.eval.validity.verdict import Verdict, failed, passed, unchecked
 
@@ -21,6 +22,8 @@ PICKLED_SUFFIXES = (".pkl", ".pickle", ".joblib", ".pth", ".dill")
 # A pickle of anything worth the name has more opcodes; random bytes hardly ever have so many valid ones in a row.
 PICKLE_OPCODES = 8
 PACKED_CHARS = 1000
+# How programs and libraries of the common systems begin.
+MACHINE = (b"\x7fELF", b"MZ\x90\x00", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
 LONG_NAME = 64  # characters: longer names tell more than what a file is
 
 
@@ -72,6 +75,8 @@ def pickled(name: str, data: bytes) -> str:
     """Why a file counts as a pickle; empty when it does not."""
     if name.lower().endswith(PICKLED_SUFFIXES):
         return f"is named as one ({name.rpartition('.')[2]})"
+    if data.startswith((*MACHINE, MAGIC_NUMBER)):
+        return "is compiled code"
     if zipfile.is_zipfile(io.BytesIO(data)):
         with zipfile.ZipFile(io.BytesIO(data)) as bag:
             inner = [entry for entry in bag.namelist() if entry.lower().endswith((*PICKLED_SUFFIXES, "/data.pkl"))]
@@ -113,7 +118,7 @@ def source(name: str, text: str, allowed: frozenset[str]) -> list[Verdict]:
         tree = ast.parse(text)
     except SyntaxError as error:
         return [unchecked("A3", f"{name} is not Python this interpreter reads ({error.msg}, line {error.lineno})")]
-    own = name.rpartition("/")[2].removesuffix(".py")
+    own, clocks = name.rpartition("/")[2].removesuffix(".py"), _names_of(tree, "time")
     for node in ast.walk(tree):
         for module in _imports(node):
             top = module.partition(".")[0]
@@ -122,8 +127,9 @@ def source(name: str, text: str, allowed: frozenset[str]) -> list[Verdict]:
             if top not in allowed and top != own:
                 why = f"{name}:{node.lineno} imports {module}, which no submission may need"
                 return [failed("A3", why, file=name, line=node.lineno)]
-        if clock := _clock_set(node):
-            return [failed("T1", f"{name}:{node.lineno} puts another clock in the place of {clock}", line=node.lineno)]
+        if clock := _clock_set(node, clocks):
+            why = f"{name}:{node.lineno} puts another clock in the place of time's: {clock[:80]}"
+            return [failed("T1", why, line=node.lineno)]
         unsafe = _unsafe_call(node)
         if unsafe:
             return [failed("A5", f"{name}:{node.lineno} calls {unsafe}", file=name, line=node.lineno)]
@@ -177,13 +183,28 @@ def _imports(node: ast.AST) -> Sequence[str]:
     return []
 
 
-def _clock_set(node: ast.AST) -> str:
-    """The function of `time` that a statement replaces."""
-    targets = node.targets if isinstance(node, ast.Assign) else ()
-    names = [ast.unparse(target) for target in targets]
-    if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr" and len(node.args) > 1:
-        names.append(f"{ast.unparse(node.args[0])}.{ast.unparse(node.args[1]).strip(chr(39))}")
-    return next((name for name in names if name.startswith("time.")), "")
+def _names_of(tree: ast.AST, module: str) -> frozenset[str]:
+    """The names under which a source knows a module."""
+    aliases = [alias for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    return frozenset({module} | {alias.asname for alias in aliases if alias.name == module and alias.asname})
+
+
+def _clock_set(node: ast.AST, clocks: frozenset[str]) -> str:
+    """The statement, if it replaces a function of `time`, in whatever way it gets at the module."""
+    modules = {*clocks, "sys.modules['time']"}
+    reached: list[tuple[ast.expr, set[str]]] = []
+    for target in node.targets if isinstance(node, ast.Assign) else ():
+        if isinstance(target, ast.Attribute):
+            reached.append((target.value, modules))
+        elif isinstance(target, ast.Subscript):
+            reached.append((target.value, {road for name in modules for road in (f"vars({name})", f"{name}.__dict__")}))
+    if isinstance(node, ast.Call) and node.args:
+        name = ast.unparse(node.func)
+        if name == "setattr" or name.endswith("patch.object"):
+            reached.append((node.args[0], modules))
+        elif name.endswith("patch") and str(getattr(node.args[0], "value", "")).startswith("time."):
+            return ast.unparse(node)
+    return next((ast.unparse(node) for inner, roads in reached if ast.unparse(inner) in roads), "")
 
 
 def _unsafe_call(node: ast.AST) -> str:

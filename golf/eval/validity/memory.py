@@ -18,12 +18,13 @@ from golf.eval.validity import driver
 from golf.eval.validity.causality import CLOSE, FLOOR
 from golf.eval.validity.verdict import Verdict, failed, passed, unchecked
 
-# Single distributions asked for along a stream: a leak at one target in a hundred is met in 99 % of walks.
-WALK = 500
 # Targets right after a changed token, which may cost what they like.
 SETTLES = 64
-# What one changed token at the beginning may change of the rest: adaptation remembers, but not by this much.
-DEPENDS = 0.05
+# What a document before everything may change of the rest: adaptation remembers, but not by this much. And what the
+# first tokens of a document may change of it from so many tokens after them on: they do say what it is about.
+DEPENDS, OPENS, NEAR = 0.05, 0.25, 16
+# Tokens of that document, and tokens that a document begins with.
+BEFORE, OPENING = 7, 4
 # Validation text that costs less than training text by this share, and by so many standard errors, is known.
 BETTER, SIGMAS = 0.1, 6.0
 
@@ -33,18 +34,25 @@ def walk(
 ) -> Verdict:
     """C2c: along the whole stream, single distributions charge what was on record.
 
-    recorded: nats of targets 1 .. N, NaN where none are.  Half of the places are drawn at random, half are the cheapest
-    ones, where a leak pays; their number is what there is time for.
+    predictor: in a process that was never shown a stretch, so that it can remember no target.  recorded: nats of
+    targets 1 .. N, NaN where none are.  All places are asked for where there is time, else some: by chance, among the
+    cheapest, where a leak pays, and among all tokens alike, for one may show at a rare token alone.
     """
     state = predictor.observe(predictor.open(artifact), int(tokens[0]))
     begin = time.monotonic()
     predictor.distribution(state)
     once = max(time.monotonic() - begin, 1e-4)
     known = np.flatnonzero(np.isfinite(recorded))
-    count = int(min(WALK, max(2, seconds / once), len(known)))
-    cheap = known[np.argsort(recorded[known])]
-    cheap = cheap[: max(count, len(cheap) // 20)]
-    places = np.unique([known[-1], *draw.choice(known, count), *draw.choice(cheap, count)])
+    count = int(max(2, seconds / once))
+    if count >= len(known):
+        places = known
+    else:
+        count = max(2, count // 3)
+        cheap = known[np.argsort(recorded[known])]
+        cheap = cheap[: max(count, len(cheap) // 20)]
+        rare = 1 / np.bincount(tokens)[tokens[known + 1]]
+        alike = draw.choice(known, count, p=rare / rare.sum())
+        places = np.unique([known[-1], *draw.choice(known, count), *draw.choice(cheap, count), *alike])
     shown, worst = 1, 0.0
     for place in (places + 1).tolist():
         while shown < place:
@@ -63,21 +71,52 @@ def walk(
     return passed("C2c", f"{len(places)} targets along the whole stream, asked for alone, within {worst:.1g} nats")
 
 
-def recognized(first: np.ndarray, second: np.ndarray) -> Verdict:
-    """D1: nats of one stream, and of the same with its first tokens changed: the rest is predicted alike.
+def moved(tokens: np.ndarray, bos: int, draw: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """(another stream, for each of its tokens the position it had, -1 for those that are new or stand near new ones).
 
-    A copy that is found by what has been read so far is found no more.
+    A short document of tokens by chance goes before everything, so that nothing is at its place any more, nor in its
+    document by number; in the second half the first tokens of every document are others.
     """
-    rest = [nats[SETTLES:][: len(nats)].clip(max=-FLOOR) for nats in (first, second)]
-    if len(rest[0]) < SETTLES:
-        return passed("D1", "the stream is too short for a copy to be recognized by its beginning")
-    plain, changed = (float(nats.mean()) for nats in rest)
-    words = f"with its first tokens changed, the stream's rest costs {changed:.6f} nats a token instead of {plain:.6f}"
-    if changed - plain > DEPENDS * max(changed, 1e-9):
-        at = int((rest[1] - rest[0]).argmax())
-        numbers = [float(rest[0][at]), float(rest[1][at])]
-        why = f"{words}: the text is recognized, not predicted"
-        return failed("D1", why, position=SETTLES + at + 1, numbers=numbers)
+    vocab = int(tokens.max()) + 1
+    new = np.setdiff1d(draw.integers(vocab, size=4 * BEFORE), [bos])[:BEFORE]
+    stream = np.concatenate([tokens[:1], new, [bos], tokens[1:]])
+    origin = np.concatenate([np.full(len(new) + 2, -1), np.arange(1, len(tokens))])
+    origin[: len(new) + 2 + SETTLES] = -1
+    starts = np.flatnonzero(stream == bos)
+    for start in starts[starts > len(stream) // 2].tolist():
+        end = min(start + 1 + OPENING, len(stream))
+        stream[start + 1 : end] = (stream[start + 1 : end] + draw.integers(1, vocab, end - start - 1)) % vocab
+        origin[start + 1 : end + NEAR] = -1
+    return stream, origin
+
+
+def recognized(recorded: np.ndarray, again: np.ndarray, origin: np.ndarray) -> list[Verdict]:
+    """D1 and C4b: nats of a stream and of what `moved` made of it, by the same process: what stayed is predicted alike.
+
+    A copy that is found by its place, by what was read so far or by how a document begins is found no more, and costs
+    more; what a process kept of the first time costs less.
+    """
+    half = len(again) // 2
+    return [
+        _alike(recorded, again[:half], origin[1 : half + 1], DEPENDS, "behind another document"),
+        _alike(recorded, again[half:], origin[half + 1 :], OPENS, "in documents that begin otherwise"),
+    ]
+
+
+def _alike(recorded: np.ndarray, again: np.ndarray, origin: np.ndarray, most: float, where: str) -> Verdict:
+    kept = np.flatnonzero(origin > 0)
+    if len(kept) < SETTLES:
+        return passed("D1", f"the stream is too short to see what its targets cost {where}")
+    places = origin[kept]
+    before, after = recorded[places - 1].clip(max=-FLOOR), again[kept].clip(max=-FLOOR)
+    plain, changed = float(before.mean()), float(after.mean())
+    words = f"{where} {len(kept):,} targets cost {changed:.6f} nats each instead of {plain:.6f}"
+    at = int(np.abs(after - before).argmax())
+    facts = {"position": int(places[at]), "numbers": [float(before[at]), float(after[at])]}
+    if changed - plain > most * max(changed, 1e-9):
+        return failed("D1", f"{words}: the text is recognized, not predicted", **facts)
+    if plain - changed > DEPENDS * max(plain, 1e-9):
+        return failed("C4b", f"scored for the second time, {words}: something is kept", **facts)
     return passed("D1", words)
 
 

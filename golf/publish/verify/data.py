@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,10 @@ def accounting_checks(subject: Subject, facts: dict[str, Any]) -> Iterator[Verdi
         why = f"{verdict.why}: whether the text is the one that was to be predicted, no document here tells"
         verdict = unchecked("B1", why)
     yield verdict
+    if subject.claim is not None and None not in (subject.claim.val_loss, subject.claim.val_bpb):
+        # Whatever numbers are stated beside it, the score is over these tokens and bytes.
+        total = len(subject.tokens) - 1
+        yield accounting.identity(subject.claim.val_loss, subject.claim.val_bpb, total, found["table"])
     yield accounting.known_totals(subject.known_split, found["tokens"], found["table"])
 
 
@@ -73,7 +77,11 @@ def _carried(subject: Subject) -> Verdict:
         for name, source in subject.files.items()
         if name not in subject.ours and not name.startswith("golf/")
     }
-    files |= {name: text.encode() for name, text in subject.sources.items()}
+    return carry(subject, files | {name: text.encode() for name, text in subject.sources.items()})
+
+
+def carry(subject: Subject, files: Mapping[str, bytes]) -> Verdict:
+    """D1 of some files."""
     tokens = np.asarray(subject.tokens[:CARRIED_TOKENS])
     text = "".join(_spelled(subject, part) for _, part in splits.split_documents(tokens, subject.bos)).encode()
     return carried.carried(files, text, tokens)
@@ -89,15 +97,19 @@ def transform(subject: Subject) -> Iterator[Verdict]:
         yield accounting.no_transform()
         return
     try:
-        with Remote(subject.entry, subject.files, environment=subject.environment) as remote:
+        # Two processes: what one remembers of a text does not help the other to spell it again.
+        with (
+            Remote(subject.entry, subject.files, environment=subject.environment) as remote,
+            Remote(subject.entry, subject.files, environment=subject.environment) as other,
+        ):
             if not (remote.about["encode"] and remote.about["decode"]):
                 yield failed("B3", "the submission states a transform, its entry has no encode and decode")
                 return
 
-            def each(verb: str) -> Any:
-                return lambda text: remote.transform(verb, [text])[0]
-
-            yield accounting.transform(each("encode"), each("decode"), subject.raw() if subject.raw else ())
+            yield accounting.transform(
+                lambda text: remote.transform("encode", [text])[0], lambda text: other.transform("decode", [text])[0],
+                subject.raw() if subject.raw else (),
+            )  # fmt: skip
     except PredictorError as error:
         yield failed("B3", str(error))
 
@@ -105,7 +117,7 @@ def transform(subject: Subject) -> Iterator[Verdict]:
 def split_checks(subject: Subject, seconds: float) -> Iterator[Verdict]:
     """D1 and D2. seconds: how long reading the training text may take."""
     yield splits.identity(subject.split_found, subject.split_wanted)
-    if subject.kind == "foreign" and subject.tokens is not None and not subject.known_split:
+    if subject.kind == "foreign" and subject.tokens is not None:
         yield from splits.repeated(splits.split_documents(subject.tokens, subject.bos))
     if subject.tokens is not None and subject.speaker is not None:
         yield _carried(subject)

@@ -70,6 +70,9 @@ def open_foreign(folder: Path) -> Subject:
 
 def _limits(subject: Subject, about: dict[str, Any]) -> None:
     track = tracks.find(about["track"]) if "track" in about else None
+    for name in ("cap_bytes", "train_seconds", "eval_seconds"):
+        if track is not None and name in about:
+            raise DataError(f"{MANIFEST} states track {track.name!r} and a {name} of its own; drop one of the two")
     subject.cap = about.get("cap_bytes", track.cap_bytes if track else None)
     subject.train_limit = about.get("train_seconds", track.train_seconds if track else None)
     subject.eval_limit = about.get("eval_seconds", track.eval_seconds if track else None)

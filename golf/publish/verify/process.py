@@ -6,6 +6,7 @@ import functools
 import importlib.metadata
 import json
 import os
+import re
 import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,8 +18,10 @@ from golf.contracts import PredictorError
 from golf.eval.validity import access, artifact
 from golf.eval.validity.verdict import Status, Verdict, failed, passed, unchecked
 from golf.publish.verify import sandbox
+from golf.publish.verify.data import carry
 from golf.publish.verify.ours import PROBE
 from golf.publish.verify.remote import Remote
+from golf.publish.verify.static import ALLOWED, allowed_modules
 from golf.publish.verify.subject import Subject
 
 
@@ -110,14 +113,25 @@ class Scoring:
         yield quiet
         yield from access.smuggling(
             self.events, clean=self.clean, prefixes=sandbox.prefixes(), packaged=self.packaged,
-            documented=subject.environment,
+            documented=subject.environment, needless=needless_package if subject.kind == "foreign" else lambda path: "",
         )  # fmt: skip
+        yield from self._compiled()
         if subject.cap is not None:
             # Golf's own entry looks at the tokenizer's hash, and at nothing else of it.
             read = self.read if subject.kind == "foreign" else self.read - set(subject.shown)
             yield artifact.size(subject.counted, subject.shown, read, subject.cap, None)
         yield access.phase("D4", self.events, subject.train_files, "scoring")
         yield self._round_trip()
+
+    def _compiled(self) -> Iterator[Verdict]:
+        """A3, A5, T1 and D1 of sources that were made as the submission ran: unpacked from a coat of its own, say."""
+        texts = {f"source {number} compiled at {event['where'] or 'the start'}": event["source"]
+                 for number, event in enumerate(self.events) if event["event"] == "compile"}  # fmt: skip
+        allowed = allowed_modules(self.subject.sources | texts)
+        for name, text in texts.items():
+            yield from (each for each in artifact.source(name, text, allowed) if each.status is Status.FAIL)
+        if texts and self.subject.tokens is not None and self.subject.speaker is not None:
+            yield carry(self.subject, {name: text.encode() for name, text in texts.items()})
 
     def _round_trip(self) -> Verdict:
         """A4: what two processes made of the artifact; where they built different things, tensors by their hash."""
@@ -149,6 +163,31 @@ def _tensors(digests: Mapping[str, str]) -> dict[str, str]:
 
 def _clash(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
     return sorted(name for name in a.keys() & b.keys() if a[name] != b[name])
+
+
+@functools.cache
+def needed_modules() -> frozenset[str]:
+    """Top folders and files of the packages a submission may need, and of what those require in turn."""
+    known = {_plain(each.metadata["Name"]): each for each in importlib.metadata.distributions()}
+    pending, found = [_plain(name) for name in ALLOWED], set()
+    while pending:
+        name = pending.pop()
+        if name in known and name not in found:
+            found.add(name)
+            wanted = [each for each in known[name].requires or () if "extra ==" not in each]
+            pending += [_plain(re.match(r"[\w.-]+", each)[0]) for each in wanted]
+    return frozenset(file.parts[0] for name in found for file in known[name].files or ())
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")
+
+
+def needless_package(path: str) -> str:
+    """The package below Python's folders that a file belongs to, if no submission may need it."""
+    place = f"{os.sep}site-packages{os.sep}"
+    top = path.rpartition(place)[2].partition(os.sep)[0] if place in path else ""
+    return "" if top in needed_modules() or path.endswith((".pth", ".egg-link")) else top
 
 
 @functools.cache

@@ -5,6 +5,7 @@ The driver and its targets stay in our process, so no trick inside the other one
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -67,12 +68,16 @@ class Remote:
                 target.write_bytes(source)
             else:
                 shutil.copyfile(source, target)
-        self._events, self._errors = open(home / "events", "w+b"), open(home / "errors", "w+b")
-        self.place = sandbox.place(clean, root, self._events.fileno(), threads, environment)
+        # A pipe: what was told through it cannot be taken back.
+        self._events, report = os.pipe()
+        os.set_blocking(self._events, False)
+        self._heard, self._errors = bytearray(), open(home / "errors", "w+b")
+        self.place = sandbox.place(clean, root, report, threads, environment)
         self._process = subprocess.Popen(
             self.place.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, bufsize=0,
-            env=dict(self.place.environment), pass_fds=(self._events.fileno(),), start_new_session=True,
+            env=dict(self.place.environment), pass_fds=(report,), start_new_session=True,
         )  # fmt: skip
+        os.close(report)
         self._buffer = bytearray()
         self.asked, self.seconds = 0, 0.0
         self.about = self._ask({"do": "load", "entry": entry})[0]
@@ -128,12 +133,18 @@ class Remote:
                 word = ""  # it ended: its last words are told elsewhere
             if word and word.encode() not in self._told():
                 last.append({"event": "blind", "path": "", "write": False})
-        found = [json.loads(line) for line in self._told().splitlines()]
+        found = [json.loads(line) for line in bytes(self._told()).splitlines() if line.endswith(b"}")]
+        numbers = [event.pop("number") for event in found]
+        if numbers != [*range(len(numbers))] and not any(event["event"] == "blind" for event in last):
+            last.append({"event": "blind", "path": "", "write": False})
         return [event for event in found if event["event"] != "golf.alive"] + last
 
-    def _told(self) -> bytes:
-        self._events.seek(0)
-        return self._events.read()
+    def _told(self) -> bytearray:
+        """Everything that came through the pipe so far."""
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(self._events, READ_BYTES):
+                self._heard += data
+        return self._heard
 
     def last_words(self) -> str:
         """The end of what the process wrote on standard error."""
@@ -151,7 +162,7 @@ class Remote:
                 self._process.kill()
                 self._process.wait()
         self._process.stdout.close()
-        self._events.close()
+        os.close(self._events)
         self._errors.close()
         self._home.cleanup()
 
@@ -193,7 +204,16 @@ class Remote:
         return reply, rows
 
     def _read(self, request: dict[str, Any], until: float) -> None:
-        ready, _, _ = select.select([self._process.stdout], [], [], max(0.0, until - time.monotonic()))
+        # A full pipe of events would keep the other side waiting for us.
+        ready: list[Any] = []
+        while not ready and time.monotonic() < until:
+            sources = [self._process.stdout, self._events]
+            ready, _, _ = select.select(sources, [], [], max(0.0, until - time.monotonic()))
+            if self._events in ready:
+                before = len(self._told())
+                ready.remove(self._events)
+                if len(self._heard) == before:  # closed on the other side: nothing more will come
+                    ready, _, _ = select.select(sources[:1], [], [], max(0.0, until - time.monotonic()))
         data = os.read(self._process.stdout.fileno(), READ_BYTES) if ready else b""
         if not ready:
             self._process.kill()

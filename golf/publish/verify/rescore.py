@@ -83,7 +83,7 @@ def _scored(
             facts["val_loss"] = float(recorded.mean())
             if not has_loop:
                 yield from _clock(subject, spent)
-            yield from _along(subject, remote, tokens, recorded, spent, left - spent, tier.probe, draw)
+            yield from _along(subject, process, remote, tokens, recorded, spent, left - spent, tier.probe, draw)
     if charged is not None:
         # What one process charged for the whole text, against what another recorded of it, or of its beginning.
         if recorded is None:
@@ -92,7 +92,7 @@ def _scored(
         yield evaluator.read_off(*_first(charged, len(recorded)), recorded, tokens)
     elif recorded is None:
         reason = f"scoring all {total:,} targets would take {min(expected.values()):,.0f} s or more"
-        yield from _sample(subject, process, pieces, reason, draw)
+        yield from _sample(subject, process, pieces, reason, draw, tier.probe)
 
 
 def _counted(subject: Subject, total: int) -> Iterator[Verdict]:
@@ -158,21 +158,32 @@ def _losses(remote: Remote, subject: Subject, tokens: np.ndarray, masses: Masses
 
 
 def _along(
-    subject: Subject, remote: Remote, tokens: np.ndarray, recorded: np.ndarray, spent: float, left: float,
-    seconds: float, draw: np.random.Generator,
+    subject: Subject, process: Scoring, remote: Remote, tokens: np.ndarray, recorded: np.ndarray, spent: float,
+    left: float, seconds: float, draw: np.random.Generator,
 ) -> Iterator[Verdict]:  # fmt: skip
     """C2c and D1 from one end of the stream to the other, as far as there is time.  spent: by scoring it once."""
     if hasattr(remote, "logprobs") and (not hasattr(remote, "horizon") or spent < left):
-        yield memory.walk(remote, subject.artifact, tokens, recorded, draw, seconds)
+        yield _walked(subject, process, remote, tokens, recorded, draw, seconds)
     if subject.kind != "foreign":
         return  # golf's own way of predicting, which looks nothing up
     if spent > left / 2:
         yield unchecked("D1", f"scoring everything once more takes {spent:.0f} s, and {left:.0f} s are left")
         return
-    changed = tokens.copy()
-    early = np.arange(1, min(5, len(tokens)))
-    changed[early] = causality.others(changed[early], int(tokens.max()) + 1, draw)
-    yield memory.recognized(recorded, _losses(remote, subject, changed, Masses()))
+    stream, origin = memory.moved(tokens, subject.bos, draw)
+    yield from memory.recognized(recorded, _losses(remote, subject, stream, Masses()), origin)
+
+
+def _walked(
+    subject: Subject, process: Scoring, remote: Remote, tokens: np.ndarray, recorded: np.ndarray,
+    draw: np.random.Generator, seconds: float,
+) -> Verdict:  # fmt: skip
+    """C2c along a stream that was recorded in stretches; of somebody else's, by a process that has seen none of it."""
+    if subject.kind != "foreign":
+        return memory.walk(remote, subject.artifact, tokens, recorded, draw, seconds)
+    with process.opened(subject.entry, "one by one") as alone:
+        if alone is None:
+            raise PredictorError(process.broken)
+        return memory.walk(alone, subject.artifact, tokens, recorded, draw, seconds)
 
 
 def _first(charged: tuple[np.ndarray, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -192,7 +203,7 @@ def _agree(subject: Subject, loss: float, total: int, what: str) -> Iterator[Ver
 
 
 def _sample(
-    subject: Subject, process: Scoring, pieces: list[Excerpt], reason: str, draw: np.random.Generator
+    subject: Subject, process: Scoring, pieces: list[Excerpt], reason: str, draw: np.random.Generator, seconds: float
 ) -> Iterator[Verdict]:
     """S4 from excerpts spread over the split."""
     if subject.claim is None or subject.claim.val_loss is None:
@@ -202,9 +213,16 @@ def _sample(
         if remote is None:
             raise PredictorError(process.broken)
         masses = Masses()
-        means = [float(_losses(remote, subject, piece.tokens, masses).mean()) for piece in pieces]
+        found = [_losses(remote, subject, piece.tokens, masses) for piece in pieces[1:]]
+        base = _rows(remote, subject, pieces[0])
+        masses.count(base, pieces[0].begin)
+        found.insert(0, -base[np.arange(len(base)), pieces[0].targets])
+        means = [float(nats.mean()) for nats in found]
         yield masses.verdict()
-        yield from _whole_window(subject, remote, pieces[0], draw)
+        yield from _whole_window(subject, remote, pieces[0], base, draw)
+        if subject.kind == "foreign" and hasattr(remote, "logprobs"):
+            for piece, nats in zip(pieces, found):
+                yield _walked(subject, process, remote, piece.tokens, nats, draw, seconds / len(pieces))
     if subject.script:
         yield from _by_script(subject, process, pieces[0].tokens, means[0])
     yield claims.sampled(subject.claim.val_loss, means, len(means), reason)
@@ -228,12 +246,17 @@ def _by_script(subject: Subject, process: Scoring, tokens: np.ndarray, found: fl
         yield from _agree(subject, loss, total, "its own script")
 
 
+def _rows(remote: Remote, subject: Subject, piece: Excerpt) -> np.ndarray:
+    form = causality.rows if hasattr(remote, "logprobs") else causality.steps
+    return form(remote, subject.artifact, piece.tokens)
+
+
 def _whole_window(
-    subject: Subject, remote: Remote, piece: Excerpt, draw: np.random.Generator
+    subject: Subject, remote: Remote, piece: Excerpt, base: np.ndarray, draw: np.random.Generator
 ) -> Iterator[Verdict]:
     """C1a, C1b and C2c once as far back as the predictor looks, where all else was tried in shorter windows."""
     if not subject.probe:
         return
-    base, once = [causality.rows(remote, subject.artifact, piece.tokens)], Budget(0.0, 1)
-    yield from causality.later_tokens(remote, subject.artifact, [piece], base, draw, once)
-    yield from causality.step_equals_stretch(remote, subject.artifact, [piece], base, draw, once)
+    once = Budget(0.0, 1)
+    yield from causality.later_tokens(remote, subject.artifact, [piece], [base], draw, once)
+    yield from causality.step_equals_stretch(remote, subject.artifact, [piece], [base], draw, once, shorter=False)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from golf.eval.validity import accounting, artifact, claims
@@ -16,8 +17,6 @@ ALLOWED = PACKAGES | frozenset("flash_attn flash_attn_interface brotli constrict
 
 def checks(subject: Subject) -> Iterator[Verdict]:
     """A1, A3, A5, B4, T1, T2, S1, S2, S3."""
-    import sys
-
     if subject.cap is None:
         yield unchecked("A1", "neither a track nor a cap is stated")
     else:
@@ -26,9 +25,8 @@ def checks(subject: Subject) -> Iterator[Verdict]:
     sources = dict(subject.sources)
     for name, text in subject.sources.items():
         sources |= artifact.unpacked(name, text)
-    own = {Path(name).stem for name in sources} | {name.replace("/", ".").partition(".")[0] for name in sources}
-    allowed = ALLOWED | sys.stdlib_module_names | own
-    found = [verdict for name, text in sources.items() for verdict in artifact.source(name, text, frozenset(allowed))]
+    allowed = allowed_modules(sources)
+    found = [verdict for name, text in sources.items() for verdict in artifact.source(name, text, allowed)]
     yield from (verdict for verdict in found if verdict.status is not Status.PASS)
     if sources:
         words = f"{len(sources)} sources import"
@@ -56,6 +54,12 @@ def checks(subject: Subject) -> Iterator[Verdict]:
     yield from claims.logs(subject.seeds, subject.logs, subject.source_sha256)
     if subject.mean is not None:
         yield claims.mean(subject.mean, subject.seeds)
+
+
+def allowed_modules(sources: Iterable[str]) -> frozenset[str]:
+    """Modules that sources of these names may import: each other, the standard library, and ALLOWED."""
+    own = {Path(name).stem for name in sources} | {name.replace("/", ".").partition(".")[0] for name in sources}
+    return frozenset(ALLOWED | sys.stdlib_module_names | own)
 
 
 def _identity(subject: Subject) -> Verdict:

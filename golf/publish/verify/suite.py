@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,24 +22,26 @@ from golf.publish.verify import predictor as verify_predictor
 from golf.publish.verify import rescore as verify_rescore
 from golf.publish.verify import runs as verify_runs
 from golf.publish.verify import static as verify_static
-from golf.publish.verify import training as verify_training
 from golf.publish.verify.process import Scoring, packaged_files
 from golf.publish.verify.subject import Subject
+from golf.publish.verify.training import Training
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tier:
     """How long to look. probe: seconds for the checks of one kind by perturbation.  rescore: a whole scoring that is
-    expected to take longer is replaced by a sample.  scan: seconds for reading the training text.  retrain: run the
-    training script for a few steps under watch.  window: golf's own models look no farther back while it is tried what
-    their predictions depend on, but for one excerpt (None: always as far as they do)."""
+    expected to take longer is replaced by a sample.  scan: seconds for reading the training text.  retrain: seconds for
+    training that begins again under watch; 0: it does not.  whole: also in the batches of the script.  window: golf's
+    own models look no farther back while it is tried what their predictions depend on, but for one excerpt (None:
+    always as far as they do)."""
 
     name: str
     runs: bool = True
     probe: float = 10.0
     rescore: float = 40.0
     scan: float = 15.0
-    retrain: bool = False
+    retrain: float = 0.0
+    whole: bool = False
     window: int | None = None
 
 
@@ -46,8 +49,8 @@ TIERS = {
     tier.name: tier
     for tier in (
         Tier(name="static", runs=False, probe=0.0, rescore=0.0, scan=0.0),
-        Tier(name="quick", probe=4.0, rescore=60.0, scan=15.0, window=256),
-        Tier(name="full", probe=60.0, rescore=36_000.0, scan=36_000.0, retrain=True),
+        Tier(name="quick", probe=4.0, rescore=60.0, scan=15.0, retrain=100.0, window=256),
+        Tier(name="full", probe=60.0, rescore=36_000.0, scan=36_000.0, retrain=600.0, whole=True),
     )
 }
 
@@ -103,14 +106,14 @@ def verify(subject: Subject, tier: Tier, sink: Sink, *, draw_seed: int = 0) -> R
             ("score", lambda: verify_rescore.checks(subject, process, tier, draw, facts)),
             ("process", lambda: process.verdicts()),
         ]
+    with contextlib.ExitStack() as stack:
         if tier.retrain:
-            stages.append(("training", lambda: verify_training.checks(subject)))
-        else:
-            why = "training is only run again in the full tier"
-            verdicts += [unchecked("D3", why), unchecked("T3", why)]
-    for number, (what, stage) in enumerate(stages):
-        emit(sink, "verify", what=what, done=number, total=len(stages))
-        verdicts += stage()
+            training = Training(subject, tier.retrain, tier.whole)
+            stack.callback(training.close)
+            stages.append(("training", training.verdicts))
+        for number, (what, stage) in enumerate(stages):
+            emit(sink, "verify", what=what, done=number, total=len(stages))
+            verdicts += stage()
     emit(sink, "verify", what="done", done=len(stages), total=len(stages))
     if not tier.runs:
         verdicts += [unchecked(check, "the static tier runs nothing") for check in RUN_CHECKS]

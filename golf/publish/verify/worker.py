@@ -15,15 +15,16 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Callable, Mapping
 from typing import Any
 
 WATCHED = frozenset(
     "open ctypes.dlopen sqlite3.connect os.listdir subprocess.Popen os.system os.exec os.posix_spawn os.spawn os.fork "
     "os.forkpty socket.connect socket.getaddrinfo socket.gethostbyname socket.bind socket.sendto urllib.Request "
     "http.client.connect ftplib.connect smtplib.connect pickle.find_class marshal.loads shelve.open ctypes.dlsym "
-    "os.truncate os.getxattr os.listxattr golf.alive".split()
+    "os.truncate os.getxattr os.listxattr gc.get_objects gc.get_referrers gc.get_referents compile golf.environ "
+    "golf.alive".split()
 )
+PATHS = frozenset("open os.listdir ctypes.dlopen sqlite3.connect".split())
 # What a C library does for a program without the interpreter seeing it.
 UNSEEN = frozenset(
     "system popen fork vfork clone execv execve execvp execl posix_spawn posix_spawnp socket connect sendto open "
@@ -33,55 +34,96 @@ NETWORK = frozenset(
     "socket.connect socket.getaddrinfo socket.gethostbyname socket.bind socket.sendto urllib.Request "
     "http.client.connect ftplib.connect smtplib.connect".split()
 )
+PACKAGES = f"{os.sep}site-packages{os.sep}"
 LIBRARIES = tuple({sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix)})
 
 
-def watch(report: int, folder: str) -> Callable[..., None]:
-    """Install the audit hook; returns the function that writes an event."""
+def watch(report: int, folder: str) -> None:
+    """Install the audit hook. Events are numbered: one that is lost on its way to the descriptor is missed there."""
     seen: set[tuple] = set()
-    busy = False
+    busy, number = False, 0
     # Bound here: what a submission puts in the place of these later is not what is called.
     write, dumps, frame_of, process = os.write, json.dumps, sys._getframe, os.getpid()
-    abspath, fsdecode = os.path.abspath, os.fsdecode
+    abspath, fsdecode, fspath, text_of, bytes_of = os.path.abspath, os.fsdecode, os.fspath, str, bytes
+
+    def exact(value: Any) -> Any:
+        """A name as a plain string: one of a class of the submission's own could do anything when it is looked at."""
+        if isinstance(value, bytes):
+            return fsdecode(bytes_of.__getitem__(value, slice(None)))
+        return text_of.__getitem__(value, slice(None)) if isinstance(value, str) else None
 
     def note(name: str, path: str, **facts: Any) -> None:
+        nonlocal number
         key = (name, path, *facts.values())
         if key not in seen:
             seen.add(key)
-            line = {"event": name, "path": path, **facts, "where": caller(folder)}
+            line = {"event": name, "path": path, **facts, "where": caller(folder), "number": number}
+            number += 1
             write(report, (dumps(line) + "\n").encode())
 
     def hook(name: str, arguments: tuple) -> None:
         nonlocal busy
         if busy or name not in WATCHED:
             return
+        # What of the submission's may be called to tell what it is, is called while the hook still watches.
+        given = [fspath(each) if name in PATHS and hasattr(each, "__fspath__") else each for each in arguments[:2]]
+        spelled = name not in PATHS and name != "compile"
+        plain = [exact(text_of(each) if spelled and not isinstance(each, (str, bytes)) else each) for each in given]
         busy = True
         try:
-            first = arguments[0] if arguments else ""
+            near = frame_of(1).f_code.co_filename
             # The import system reads compiled modules so, and looks through the folders that modules may lie in.
-            if name in ("marshal.loads", "os.listdir") and "importlib" in frame_of(1).f_code.co_filename:
+            if name in ("marshal.loads", "os.listdir") and near.startswith("<frozen importlib"):
                 return
             if name == "ctypes.dlsym":
-                if str(arguments[1]) in UNSEEN:
-                    note(name, str(arguments[1]))
+                library = getattr(arguments[0], "_name", None)
+                if plain[1] in UNSEEN or (asked(folder, ()) and not below(library, folder)):
+                    note(name, plain[1])
             elif name == "marshal.loads":
                 note(name, "")
-            elif name in ("open", "os.listdir", "ctypes.dlopen", "sqlite3.connect"):
-                if isinstance(first, bytes):
-                    first = fsdecode(first)
-                if isinstance(first, (str, os.PathLike)):
+            elif name == "compile":
+                if near.startswith(folder) and plain[0] is not None and arguments[0] is not None:
+                    note(name, plain[1] or "", source=plain[0])
+            elif name.startswith("gc."):
+                if asked(folder, ()):
+                    note(name, "")
+            elif name == "golf.environ":
+                note("environ", plain[0], fallback=bool(arguments[1]))
+            elif name in PATHS:
+                if plain and plain[0] is not None:
                     flags = arguments[2] if name == "open" and isinstance(arguments[2], int) else 0
-                    path = abspath(first).replace(f"/proc/{process}/", "/proc/self/")
-                    note(name, path, write=bool(flags & (os.O_WRONLY | os.O_RDWR)))
+                    path = abspath(plain[0]).replace(f"/proc/{process}/", "/proc/self/")
+                    writes = bool(flags & (os.O_WRONLY | os.O_RDWR))
+                    own = asked(folder, ("<frozen importlib",))  # asked for, or imported
+                    note(name, path, write=writes, own=own, direct=own and asked(folder, ()))
             else:
-                note(name, " ".join(str(each)[:200] for each in arguments[:2]))
+                note(name, " ".join(each[:200] for each in plain if each))
         finally:
             busy = False
         if name in NETWORK:
             raise PermissionError(f"{name}: a submission is scored without a network")
 
     sys.addaudithook(hook)
-    return note
+
+
+def below(path: Any, folder: str) -> bool:
+    return isinstance(path, str) and os.path.abspath(path).startswith(folder)
+
+
+def asked(folder: str, through: tuple[str, ...]) -> bool:
+    """Whether the submission's own code asks for it: itself, or through the standard library, numpy, and what is named
+    beside them. What packages look for on their own is their affair."""
+    frame = sys._getframe(2)
+    while frame is not None:
+        name = frame.f_code.co_filename
+        if name.startswith(folder) or name == __file__:
+            return True
+        if not name.startswith(through) and (
+            name.startswith("<frozen importlib") or (PACKAGES in name and f"{PACKAGES}numpy" not in name)
+        ):
+            return False
+        frame = frame.f_back
+    return False
 
 
 def caller(folder: str) -> str:
@@ -98,9 +140,7 @@ def caller(folder: str) -> str:
 class Environment(dict):
     """The environment, which tells what the submission asks it for."""
 
-    def __init__(self, known: Mapping[str, str], note: Callable[..., None]) -> None:
-        super().__init__(known)
-        self._note = note
+    _tell = staticmethod(sys.audit)
 
     def __getitem__(self, name: str) -> str:
         self._ask(name, fallback=False)
@@ -116,7 +156,7 @@ class Environment(dict):
             frame = frame.f_back
         # Libraries look for settings of theirs, whoever imported them.
         if name not in self.keys() and not frame.f_code.co_filename.startswith((*LIBRARIES, "<frozen")):
-            self._note("environ", name, fallback=fallback)
+            self._tell("golf.environ", name, fallback)
 
 
 class Entry:
@@ -279,6 +319,7 @@ def serve(folder: str, source: Any, sink: Any) -> None:
         if rows is not None:
             sink.write(rows.tobytes())
         sink.flush()
+        tokens = data = rows = None  # what came with one question is not there at the next
 
 
 def main() -> None:
@@ -289,8 +330,8 @@ def main() -> None:
     os.dup2(2, 1)
     os.chdir(folder)
     sys.path.insert(0, folder)
-    note = watch(report, folder)
-    os.environ = Environment(os.environ, note)  # noqa: B003  what it holds is known; who asks is of interest
+    watch(report, folder)
+    os.environ = Environment(os.environ)  # noqa: B003  what it holds is known; who asks is of interest
     serve(folder, source, sink)
 
 

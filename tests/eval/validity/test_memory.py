@@ -58,10 +58,21 @@ def test_a_leak_deep_in_the_stream_is_met(horizon):
 
 
 def test_a_text_that_is_recognized():
-    plain = np.full(500, 1.0)
-    assert memory.recognized(plain, plain + np.r_[np.full(60, 3.0), np.zeros(440)]).status is Status.PASS
-    found = memory.recognized(plain, plain + 0.2)
-    assert found.status is Status.FAIL and found.evidence["position"] > memory.SETTLES
+    tokens = np.where(np.arange(900) % 90, TOKENS % 11 + 1, 0)  # a document every 90 tokens
+    stream, origin = memory.moved(tokens, 0, np.random.default_rng(0))
+    kept = origin > 0
+    np.testing.assert_array_equal(stream[kept], tokens[origin[kept]])
+    assert (np.flatnonzero(kept) > origin[kept]).all()  # nothing is at its place
+    plain, same = np.full(899, 1.0), np.full(len(stream) - 1, 1.0)
+
+    def said(again):
+        return [(each.check, each.status) for each in memory.recognized(plain, again, origin)]
+
+    fine, first = ("D1", Status.PASS), np.arange(len(same)) < len(same) // 2
+    assert said(same) == said(same + np.where(first, 0.02, 0.2)) == [fine, fine]
+    assert said(same + 0.1 * first) == [("D1", Status.FAIL), fine]
+    assert said(same + 0.5 * ~first) == [fine, ("D1", Status.FAIL)]
+    assert said(same - 0.1) == [("C4b", Status.FAIL)] * 2
 
 
 def test_a_text_that_is_known_by_heart():
