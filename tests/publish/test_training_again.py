@@ -1,4 +1,4 @@
-"""Training that begins again under watch: what warm-up leaves behind shows, and so does a validation file that is held."""
+"""Training that begins again under watch: what warm-up leaves behind shows, and a validation file that is held."""
 
 from __future__ import annotations
 

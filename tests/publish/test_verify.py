@@ -13,7 +13,7 @@ from golf.eval.validity import access
 from golf.eval.validity.verdict import Status
 from golf.publish.verify import sandbox as verify_sandbox
 from golf.publish.verify import suite as verify
-from golf.publish.verify.process import packaged_files
+from golf.publish.verify.packages import packaged_files
 from golf.publish.verify.remote import Remote
 from golf.publish.verify.suite import Tier
 

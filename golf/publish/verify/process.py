@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 import json
-import os
-import re
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,8 +15,9 @@ from golf.eval.validity.verdict import Status, Verdict, failed, passed, unchecke
 from golf.publish.verify import sandbox
 from golf.publish.verify.data import carry
 from golf.publish.verify.ours import PROBE
+from golf.publish.verify.packages import needless_package
 from golf.publish.verify.remote import Remote
-from golf.publish.verify.static import ALLOWED, allowed_modules
+from golf.publish.verify.static import allowed_modules
 from golf.publish.verify.subject import Subject
 
 
@@ -163,56 +159,3 @@ def _tensors(digests: Mapping[str, str]) -> dict[str, str]:
 
 def _clash(a: Mapping[str, str], b: Mapping[str, str]) -> list[str]:
     return sorted(name for name in a.keys() & b.keys() if a[name] != b[name])
-
-
-@functools.cache
-def needed_modules() -> frozenset[str]:
-    """Top folders and files of the packages a submission may need, and of what those require in turn."""
-    known = {_plain(each.metadata["Name"]): each for each in importlib.metadata.distributions()}
-    pending, found = [_plain(name) for name in ALLOWED], set()
-    while pending:
-        name = pending.pop()
-        if name in known and name not in found:
-            found.add(name)
-            wanted = [each for each in known[name].requires or () if "extra ==" not in each]
-            pending += [_plain(re.match(r"[\w.-]+", each)[0]) for each in wanted]
-    return frozenset(file.parts[0] for name in found for file in known[name].files or ())
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "-")
-
-
-def needless_package(path: str) -> str:
-    """The package below Python's folders that a file belongs to, if no submission may need it."""
-    place = f"{os.sep}site-packages{os.sep}"
-    top = path.rpartition(place)[2].partition(os.sep)[0] if place in path else ""
-    return "" if top in needed_modules() or path.endswith((".pth", ".egg-link")) else top
-
-
-@functools.cache
-def packaged_files() -> Callable[[str], bool]:
-    """A test for paths below Python's folders: belongs to the standard library, or to an installed package, with the
-    size it was installed with."""
-    sizes: dict[str, int | None] = {}
-    for distribution in importlib.metadata.distributions():
-        for file in distribution.files or ():
-            sizes[os.path.normpath(distribution.locate_file(file))] = file.size
-    library = tuple(os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib"))
-
-    def packaged(path: str) -> bool:
-        source = path
-        if path.endswith(".pyc"):  # compiled from the file of that name beside its folder
-            folder, name = os.path.split(path)
-            source = os.path.join(os.path.dirname(folder), name.split(".")[0] + ".py")
-        if source in sizes:
-            return source != path or sizes[path] in (None, _size(path))
-        if not os.path.isfile(path):
-            return True  # a folder, or nothing
-        return (path.startswith(library) and "site-packages" not in path) or path.endswith((".pth", "pyvenv.cfg"))
-
-    return packaged
-
-
-def _size(path: str) -> int | None:
-    return os.path.getsize(path) if os.path.isfile(path) else None

@@ -22,7 +22,8 @@ from golf.publish.verify import predictor as verify_predictor
 from golf.publish.verify import rescore as verify_rescore
 from golf.publish.verify import runs as verify_runs
 from golf.publish.verify import static as verify_static
-from golf.publish.verify.process import Scoring, packaged_files
+from golf.publish.verify.packages import packaged_files
+from golf.publish.verify.process import Scoring
 from golf.publish.verify.subject import Subject
 from golf.publish.verify.training import Training
 
