@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 
 from golf.eval.validity.causality import CLOSE, FLOOR, MOST, SAME, Excerpt, others
-from golf.eval.validity.verdict import Budget, Verdict, failed, passed, unchecked
+from golf.eval.validity.verdict import Budget, Status, Verdict, failed, passed, unchecked
 
 # Trying the whole vocabulary at one target may always take so long.
 WHOLE_SECONDS = 0.5
@@ -50,17 +50,27 @@ def in_order(
     """
     shorter = piece.tokens.copy()
     shorter[draw.integers(2, len(shorter), max(1, len(shorter) // 50))] = bos  # other documents, other lengths
-    for tokens, what in ((piece.tokens, ""), (shorter, " once documents are cut elsewhere")):
-        positions = evaluate(tokens)[0] if what else scored
-        back = np.flatnonzero(np.diff(positions) < 0)
-        if len(back):
-            pair = [int(positions[back[0]]), int(positions[back[0] + 1])]
-            why = (
-                f"target {pair[0]} is scored before target {pair[1]}{what}: {len(back)} steps back, so what is known "
-                "of a text decides when it is scored, and later text may inform earlier"
-            )
-            return failed("C1d", why, position=pair[1], numbers=pair, tokens=tokens[pair].tolist())
+    found = left_to_right(scored, piece.tokens)
+    if found.status is Status.FAIL:
+        return found
+    found = left_to_right(evaluate(shorter)[0], shorter, " once documents are cut elsewhere")
+    if found.status is Status.FAIL:
+        return found
     return passed("C1d", f"{len(piece.targets):,} targets are scored from left to right, also with other documents")
+
+
+def left_to_right(positions: np.ndarray, tokens: np.ndarray, what: str = "") -> Verdict:
+    """C1d of one scoring, whose positions are in the order they were scored."""
+    back = np.flatnonzero(np.diff(positions) < 0)
+    if not len(back):
+        return passed("C1d", f"{len(positions):,} targets are scored from left to right{what}")
+    pair = [int(positions[back[0]]), int(positions[back[0] + 1])]
+    why = (
+        f"target {pair[0]} is scored before target {pair[1]}{what}: {len(back)} steps back, so what is known "
+        "of a text decides when it is scored, and later text may inform earlier"
+    )
+    named = [int(tokens[place]) for place in pair if 0 <= place < len(tokens)]
+    return failed("C1d", why, position=pair[1], numbers=pair, tokens=named)
 
 
 def flips(

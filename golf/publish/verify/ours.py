@@ -74,13 +74,16 @@ class Ours:
         score a later document first, and what a fixed model says of one does not depend on the other."""
         source, found = source_of(artifact), {}
         spec = spec_of(source)
+        if spec.fixed is spec and self._model is None:
+            self._model = source.build()
+        model = self._model if spec.fixed is spec else source.build()
 
         def report(positions: Any, nats: Any) -> None:
             for position, each in zip(positions.tolist(), nats.tolist()):
                 assert position not in found, f"target {position} is scored twice"
                 found[position] = each
 
-        spec.score(source.build(), tokens, byte_table(source.tokenizer), report=report)
+        spec.score(model, tokens, byte_table(source.tokenizer), report=report)
         yield from sorted(found.items()) if spec.fixed is spec else found.items()
 
     def digest(self, state: Any) -> Any:

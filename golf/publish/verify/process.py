@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +32,14 @@ class Scoring:
         self.failures: list[Verdict] = []
         self.digests: list[dict[str, str]] = []
         self.broken, self.isolation, self.clean = "", "", sandbox.INSIDE
+        # Golf's own entry keeps nothing from one scoring to the next: one process will do, and decodes once.
+        self._ours: Remote | None = None
+        # A script that unpacks itself takes a while, in which other checks go on.
+        self._later = ThreadPoolExecutor(1) if subject.script else None
+        self._script = self._later.submit(self._start_script) if self._later else None
+
+    def _start_script(self) -> Remote:
+        return Remote("golf_script.py:Script", self.subject.script, threads=self.threads)
 
     @contextmanager
     def opened(self, entry: str, what: str, *, probe: bool = False) -> Iterator[Remote | None]:
@@ -38,15 +47,22 @@ class Scoring:
 
         probe: look through shorter windows where the subject says so.
         """
-        files = dict(self.subject.files)
-        if probe and self.subject.probe:
-            files[PROBE] = json.dumps({"window": self.subject.probe}).encode()
+        shared = self._ours if self._ours is not None and not self._ours.ended else None
+        window = json.dumps({"window": self.subject.probe}).encode() if probe and self.subject.probe else None
+        if shared is not None:
+            shared.put(PROBE, window)
+            yield shared if not self.broken else None
+            return
+        files = self.subject.files | ({PROBE: window} if window else {})
         try:
             remote = Remote(entry, files, threads=self.threads, environment=self.subject.environment)
         except PredictorError as error:
             self._keep(error)
             yield None
             return
+        if self.subject.kind != "foreign":
+            self._end_ours()
+            self._ours = remote
         try:
             state = None
             try:
@@ -58,15 +74,31 @@ class Scoring:
             del state
             yield remote if not self.broken else None
         finally:
-            self.collect(remote)
-            remote.close()
+            if remote is not self._ours:
+                self.collect(remote)
+                remote.close()
+
+    def _end_ours(self) -> None:
+        if self._ours is not None:
+            self.collect(self._ours)
+            self._ours.close()
+            self._ours = None
+
+    def close(self) -> None:
+        """End what still runs."""
+        self._end_ours()
+        if self._later is not None:
+            if self._script is not None and self._script.exception() is None:
+                self._script.result().close()
+            self._later.shutdown()
 
     def by_script(self, tokens: np.ndarray) -> float:
         """Nats a token of a stream, scored by the submission's own script with nothing of golf beside it.
 
         Raises PredictorError.
         """
-        with Remote("golf_script.py:Script", self.subject.script, threads=self.threads) as remote:
+        script, self._script = self._script, None
+        with script.result() if script is not None else self._start_script() as remote:
             try:
                 self.digests.append(remote.digest(remote.open(self.subject.artifact)))
                 count, nats = remote.evaluate(self.subject.artifact, tokens)
@@ -100,6 +132,7 @@ class Scoring:
     def verdicts(self) -> Iterator[Verdict]:
         """A1 to A5, D3 and D4, of everything that ran."""
         subject = self.subject
+        self._end_ours()
         yield from self.failures
         if not self.events:
             for check in ("A2", "A4", "D4"):

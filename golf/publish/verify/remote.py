@@ -61,13 +61,9 @@ class Remote:
         home = Path(self._home.name)
         clean, root = home / "clean", home / "root"
         root.mkdir()
+        self._clean = clean
         for name, source in files.items():
-            target = clean / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if isinstance(source, bytes):
-                target.write_bytes(source)
-            else:
-                shutil.copyfile(source, target)
+            self.put(name, source)
         # A pipe: what was told through it cannot be taken back.
         self._events, report = os.pipe()
         os.set_blocking(self._events, False)
@@ -85,6 +81,21 @@ class Remote:
             self.logprobs = self._logprobs
         if self.about["horizon"]:
             self.horizon = self._horizon
+
+    def put(self, name: str, source: Path | bytes | None) -> None:
+        """A file into its folder, in the place of the one that is there; None: it is taken away."""
+        target = self._clean / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source is None:
+            target.unlink(missing_ok=True)
+        elif isinstance(source, bytes):
+            target.write_bytes(source)
+        else:
+            shutil.copyfile(source, target)
+
+    @property
+    def ended(self) -> bool:
+        return self._process.poll() is not None
 
     @property
     def scores(self) -> bool:
@@ -206,14 +217,14 @@ class Remote:
     def _read(self, request: dict[str, Any], until: float) -> None:
         # A full pipe of events would keep the other side waiting for us.
         ready: list[Any] = []
-        while not ready and time.monotonic() < until:
-            sources = [self._process.stdout, self._events]
-            ready, _, _ = select.select(sources, [], [], max(0.0, until - time.monotonic()))
+        sources = [self._process.stdout, self._events]
+        while not ready and (left := until - time.monotonic()) > 0:
+            ready, _, _ = select.select(sources, [], [], left)
             if self._events in ready:
-                before = len(self._told())
                 ready.remove(self._events)
-                if len(self._heard) == before:  # closed on the other side: nothing more will come
-                    ready, _, _ = select.select(sources[:1], [], [], max(0.0, until - time.monotonic()))
+                before = len(self._heard)
+                if len(self._told()) == before:  # closed on the other side: nothing more will come
+                    sources.pop()
         data = os.read(self._process.stdout.fileno(), READ_BYTES) if ready else b""
         if not ready:
             self._process.kill()

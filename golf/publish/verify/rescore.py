@@ -64,6 +64,7 @@ def _scored(
         charged, seconds = _loop(subject, process, tokens)
         left -= seconds
         yield from _loop_verdicts(subject, charged, seconds, total, facts)
+        yield evaluator.left_to_right(charged[0], tokens)
         if subject.script and seconds < left:
             begin = time.monotonic()
             yield from _by_script(subject, process, tokens, facts["val_loss"])
@@ -153,6 +154,9 @@ def _drive(subject: Subject, process: Scoring, tokens: np.ndarray, masses: Masse
 def _losses(remote: Remote, subject: Subject, tokens: np.ndarray, masses: Masses) -> np.ndarray:
     """Nats of targets 1 .. N through the driver."""
     stretch = driver.STRETCH if hasattr(remote, "logprobs") else None
+    if stretch is not None and subject.context is not None:
+        # A window is computed whole for every stretch that ends in it.
+        stretch = max(stretch, min(subject.context, driver.STRETCH_LOGITS // len(subject.table.bytes_V)))
     pieces = masses.watch(driver.drive(remote, subject.artifact, tokens, stretch=stretch))
     return np.concatenate([piece.nats_T for piece in pieces])
 

@@ -108,6 +108,8 @@ def verify(subject: Subject, tier: Tier, sink: Sink, *, draw_seed: int = 0) -> R
             ("process", lambda: process.verdicts()),
         ]
     with contextlib.ExitStack() as stack:
+        if tier.runs:
+            stack.callback(process.close)
         if tier.retrain:
             training = Training(subject, tier.retrain, tier.whole)
             stack.callback(training.close)

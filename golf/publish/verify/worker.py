@@ -73,7 +73,7 @@ def watch(report: int, folder: str) -> None:
         try:
             near = frame_of(1).f_code.co_filename
             # The import system reads compiled modules so, and looks through the folders that modules may lie in.
-            if name in ("marshal.loads", "os.listdir") and near.startswith("<frozen importlib"):
+            if name in ("marshal.loads", "os.listdir") and "importlib" in near:
                 return
             if name == "ctypes.dlsym":
                 library = getattr(arguments[0], "_name", None)
@@ -90,6 +90,8 @@ def watch(report: int, folder: str) -> None:
             elif name == "golf.environ":
                 note("environ", plain[0], fallback=bool(arguments[1]))
             elif name in PATHS:
+                if given[:1] == [None]:
+                    plain = ["."]  # where it is
                 if plain and plain[0] is not None:
                     flags = arguments[2] if name == "open" and isinstance(arguments[2], int) else 0
                     path = abspath(plain[0]).replace(f"/proc/{process}/", "/proc/self/")
@@ -118,6 +120,8 @@ def asked(folder: str, through: tuple[str, ...]) -> bool:
         name = frame.f_code.co_filename
         if name.startswith(folder) or name == __file__:
             return True
+        if name.endswith("linecache.py"):  # a warning shows the line it is about
+            return False
         if not name.startswith(through) and (
             name.startswith("<frozen importlib") or (PACKAGES in name and f"{PACKAGES}numpy" not in name)
         ):
