@@ -43,7 +43,7 @@ def carried(files: Mapping[str, bytes], text: bytes, tokens: np.ndarray) -> Verd
     """No passage of the validation text, given as text and as tokens, lies in any of the files."""
     words = weights()
     as_text = shingles([(0, np.frombuffer(text, np.uint8).astype(np.uint16))], words)
-    as_tokens = shingles([(0, np.asarray(tokens, np.uint16))], words)
+    as_tokens = shingles([(0, np.asarray(tokens))], words)
     for name, data in files.items():
         for inside in insides(data):
             for held, enough, form in ((as_text, AS_TEXT, "text"), (as_tokens, AS_TOKENS, "tokens")):
@@ -139,5 +139,5 @@ def arrays(data: bytes) -> Iterator[np.ndarray]:
             whole = data[shift : shift + (len(data) - shift) // size * size]
             values = np.frombuffer(whole, width)
             if width != "<u2":
-                values = np.where((values >= 0) & (values < 1 << 16), values, 0)
-            yield values.astype(np.uint16)
+                values = np.where((values >= 0) & (values < 1 << 32), values, 0)
+            yield values.astype(np.uint16 if width == "<u2" else np.uint32)

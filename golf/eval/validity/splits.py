@@ -53,7 +53,8 @@ def rolling(tokens: np.ndarray, words: np.ndarray, length: int = SHINGLE) -> np.
 
     A polynomial modulo 2^64, put together by doubling: log2(length) passes, whatever the length.
     """
-    value, factor, width = words[tokens], 0x9E3779B97F4A7C15, 1
+    # Ids beyond 65,535 share words with lower ones: 32 in a row that only look alike are as good as never met.
+    value, factor, width = words[np.asarray(tokens) & 0xFFFF], 0x9E3779B97F4A7C15, 1
     while width < length:
         value = value[:-width] * np.uint64(factor) + value[width:]
         factor, width = factor * factor & WORD, width * 2

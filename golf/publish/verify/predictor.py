@@ -118,7 +118,7 @@ def _both_texts(
         return
     longest = max(LENGTH, min(length, 2 * LENGTH))
     seconds *= max(1.0, longest / length)
-    count = int(min(BOTH, max(tier.probe, LEAST_SECONDS) / max(2 * seconds, 1e-3)))
+    count = int(min(BOTH, max(tier.probe, LEAST_SECONDS / 4) / max(2 * seconds, 1e-3)))
     count = max(4, count) if subject.kind != "foreign" else count
     if count < 4:
         yield unchecked("D1", f"comparing validation with training text takes {8 * seconds:.0f} s or more")
