@@ -34,8 +34,7 @@ class Script:
 
     def evaluate(self, artifact: str, tokens: Any) -> Iterator[tuple[int, float]]:
         """One pair: how many targets were scored, and the sum of their nats."""
-        tokenizer = Path(TOKENIZER).read_bytes()
-        spelled = speaker(self._names, "super()" if tokenizer.startswith(b"{") else ".is_unused(")(tokenizer).table()
+        spelled = byte_table(self._names, Path(TOKENIZER).read_bytes())
         with the_one(self._names, '"LOCAL_RANK"', 0)() as host:
             model = self.open(artifact).to(host.device)
             score = self._spec.score(model, tokens, spelled, host=host, sink=lambda event: None)
@@ -45,17 +44,16 @@ class Script:
         return state
 
 
-def speaker(names: dict[str, Any], words: str) -> type:
-    """The one class among these names whose method `table` makes a byte table and whose text there holds the words."""
-    found = [
+def byte_table(names: dict[str, Any], tokenizer: bytes) -> Any:
+    """What the script's tokens spell: from the class whose method `table` says so, or a function of older scripts."""
+    words = "super()" if tokenizer.startswith(b"{") else ".is_unused("
+    classes = [
         each
         for each in {id(each): each for each in names.values() if isinstance(each, type)}.values()
         if inspect.isfunction(vars(each).get("table"))
         and all(part in text_of(vars(each)["table"]) for part in ("ByteTable(", words))
     ]
-    if len(found) != 1:
-        raise LookupError(f"{len(found)} classes of {SCRIPT} read its tokenizer: a script this golf cannot read")
-    return found[0]
+    return classes[0](tokenizer).table() if len(classes) == 1 else the_one(names, words, 1)(tokenizer)
 
 
 def is_recipe(value: Any) -> bool:
