@@ -17,6 +17,7 @@ from golf.contracts import SpecError
 from golf.publish.options import FILE, FOLDER, SEED, bos_option, console, eos_option, json_option, set_option
 from golf.publish.submit import commands as finished
 from golf.publish.use import commands
+from golf.publish.use.efforts import EFFORTS
 from golf.publish.verify import command as verify_command
 
 TRACKER = click.Choice(["tensorboard", "wandb", "trackio"])
@@ -129,7 +130,7 @@ def export(run: Path, form: str, folder: Path, tokenizer: Path | None) -> None:
 @click.option("--recipe", "record", type=FOLDER, help="Record whose quantization and packing to use.")
 @click.option("--cap", type=click.IntRange(1), help="Largest artifact in bytes.")
 @click.option("--calibration", type=FOLDER, help="Training text: .bin shards, .jsonl[.zst] or .txt; or its ids, .npy.")
-@click.option("--effort", type=click.Choice(["fast", "default", "thorough"]), help="How long to look for codes.")
+@click.option("--effort", type=click.Choice(list(EFFORTS)), help="How long to look for codes.")
 @click.option("--curve", type=FILE, help="Draw bytes against tax as well (.svg or .png).")
 @click.option("--reference", type=FILE, help="JSON whose reference.points to draw beside the curve.")
 @click.option(

@@ -17,7 +17,7 @@ from golf.data.speaking import TokenizerFile, spelled
 from golf.data.tokenizer import Tokenizer
 
 # Text kept for each token that is wanted of it: a token spells two to five characters, and one in several is drawn.
-CHARACTERS = 32
+CHARACTERS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +111,9 @@ def tokens_of(path: Path, tokenizer: Tokenizer, wanted: int | None = None) -> sh
 
 
 def thinned(texts: Iterable[str], characters: int) -> list[str]:
-    """Every n-th document, n a power of two: so many characters or, where documents are alike, twice as many. All of
-    them where there are no more."""
-    kept, held, n, limit = [], 0, 1, 2 * characters
+    """Every n-th document, n a power of two: so many characters at least or, where documents are alike, up to three
+    times as many. All of them where there are no more."""
+    kept, held, n, limit = [], 0, 1, 3 * characters
     for number, text in enumerate(texts):
         if number % n == 0:
             kept.append(text)

@@ -28,6 +28,7 @@ from golf.pack.remembered import Remembered
 from golf.pack.zstd import Zstd
 from golf.publish.files import read_result
 from golf.publish.use import curves
+from golf.publish.use.efforts import EFFORTS
 from golf.publish.use.source import Source, open_source
 from golf.quant import abreast, reach, report, symmetry
 from golf.quant.apply import Calibration, Plan, QuantSpec
@@ -44,18 +45,17 @@ class QuantizeSettings:
     pack: PackSpec = field(default_factory=lambda: PackSpec(codec=Zstd()))
 
 
-# What needs no recipe squeezes; its effort is how many tokens of calibration text it reads, some thousand at a time,
-# and how far rounding looks ahead.
-EFFORTS = {"fast": 32_768, "default": 131_072, "thorough": 131_072}
+# Tokens of calibration text that are read at a time.
 TOGETHER = 1024
 
 
 def squeeze(effort: str, window: int) -> QuantizeSettings:
     """The most for the bytes, by calibration windows of `window` tokens."""
-    calibration = Calibration(sequences=max(1, EFFORTS[effort] // window), rows=max(1, TOGETHER // window))
-    learn = 0 if effort == "fast" else Squeeze().learn
-    two_grids = dict.fromkeys(("matrix", "head", "embed"), Beam() if effort == "thorough" else Trellis())
-    quant = Squeeze(**two_grids, calibration=calibration, learn=learn)
+    chosen = EFFORTS[effort]
+    calibration = Calibration(sequences=max(1, chosen.tokens // window), rows=max(1, TOGETHER // window))
+    two_grids = Beam(survivors=chosen.survivors) if chosen.survivors else Trellis()
+    every = dict.fromkeys(("matrix", "head", "embed"), two_grids)
+    quant = Squeeze(**every, calibration=calibration, learn=chosen.steps)
     return QuantizeSettings(quant=quant, pack=PackSpec(codec=Rans()))
 
 

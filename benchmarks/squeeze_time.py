@@ -1,0 +1,82 @@
+"""Seconds and memory of `golf quantize` on random weights in the shape of the PR 1361 record, 27 M parameters.
+
+    python benchmarks/squeeze_time.py [--effort fast] [--cap 16000000] [--threads 2] [--layers 11]
+
+Bounds, on two cores: 20 minutes, and 4 minutes with `--effort fast`; 4 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from golf import recipe as recipes
+from golf.arch import families
+from golf.contracts import Role
+from golf.data.tokenizer import Tokenizer
+from golf.run import with_tokenizer
+from golf.train import checkpoint
+
+RECORD = Path(__file__).resolve().parents[1] / "records/10min_16mb/2026-11-21_pr1361"
+DEVIATION = 0.04
+
+
+def write_weights(file: Path, layers: int, tokenizer: Path) -> int:
+    """A weights file of the record's model with so many layers; how many parameters it has."""
+    torch.manual_seed(0)
+    recipe = recipes.load(RECORD)
+    model = replace(recipe.model, layers=layers).build()
+    roles = model.roles()
+    for name, W in model.named_parameters():
+        if roles[name] is not Role.CONTROL:
+            rows_R1 = torch.exp(0.3 * torch.randn(*W.shape[:-1], 1))
+            W.data = DEVIATION * rows_R1 * torch.randn(W.shape)
+    about = {
+        "model": families.spec_to_json(model.spec),
+        "eval": {"window": recipe.eval.window, "stride": recipe.eval.stride},
+        "tokenizer_sha256": Tokenizer(tokenizer).sha256,
+    }
+    checkpoint.save_weights(file, model.state_dict(), with_tokenizer(about, tokenizer.read_bytes()))
+    return sum(W.numel() for W in model.parameters())
+
+
+def main() -> None:
+    shared = Path(__file__).resolve().parents[1] / ".." / "shared"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--effort", default="default")
+    parser.add_argument("--cap", type=int, default=16_000_000)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=11)
+    parser.add_argument("--tokenizer", type=Path, default=shared / "data/tokenizers/fineweb_1024_bpe.model")
+    parser.add_argument("--calibration", type=Path, default=shared / "data/reviews/docs_train_000.jsonl.zst")
+    told = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="golf-squeeze-") as name:
+        weights, artifact = Path(name) / "w.safetensors", Path(name) / "a.golf"
+        parameters = write_weights(weights, told.layers, told.tokenizer)
+        begin = time.monotonic()
+        words = "quantize", weights, "-o", artifact, "--cap", told.cap, "--calibration", told.calibration
+        subprocess.run(
+            [sys.executable, "-m", "golf", *map(str, words), "--effort", told.effort, "--json"],
+            stdout=subprocess.DEVNULL,
+            env={**os.environ, "OMP_NUM_THREADS": str(told.threads)},
+            check=True,
+        )
+        seconds, used = time.monotonic() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
+        print(
+            f"{parameters:,} parameters, effort {told.effort}, {told.threads} threads: {seconds:.0f} s, "
+            f"{used.ru_utime + used.ru_stime:.0f} of processors, {used.ru_maxrss * 1024 / 1e9:.2f} GB at most, "
+            f"{artifact.stat().st_size:,} bytes under a cap of {told.cap:,}"
+        )
+
+
+if __name__ == "__main__":
+    main()
