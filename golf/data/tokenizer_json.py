@@ -127,6 +127,11 @@ class JsonTokenizer(Tokenizer):
         self.bos, self.eos, self.pad = (ids.get(role, -1) for role in ("bos", "eos", "pad"))
         self.lossless = self._processor.keeps and self._processor.complete
 
+    def opening(self) -> str:
+        """What a text must begin with for the library to open a document: nothing where it does so by itself."""
+        by_itself = self._library.encode("").ids[:1] == [self.bos]
+        return "" if by_itself else self._processor.special[self.bos]
+
     def encode_batch(self, texts: Sequence[str]) -> Iterator[np.ndarray]:
         """Token ids of each text, without BOS, int64; the batch is encoded by several threads.
 

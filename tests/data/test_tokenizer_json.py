@@ -217,6 +217,13 @@ def test_without_the_library(speaker, made, tmp_path, monkeypatch):
         JsonTokenizer(file)
 
 
+def test_what_a_text_begins_with(speaker, made, tmp_path):
+    assert speaker.opening() == END
+    opens = tokenizers.Tokenizer.from_str(made.to_str())
+    opens.post_processor = tokenizers.processors.TemplateProcessing(f"{END} $A", special_tokens=[(END, 0)])
+    assert JsonTokenizer(save(tmp_path, opens, bos_token=END)).opening() == ""
+
+
 def test_more_rows_than_tokens(made, tmp_path):
     kept = tokenizer_json.widened(tokenizer_json.read(save(tmp_path, made, bos_token=END)), 640)
     wide = speaking.speaker(kept)

@@ -153,6 +153,14 @@ print(json.dumps(found))
 """
 
 
+def test_a_role_without_a_tokenizer_is_refused(imported, place, tmp_path):
+    file = place / "qed-original" / "model.safetensors"
+    given = ["--config", file.parent / "config.json", "--bos", "x"]
+    words = ["import", file, "--family", "qed", *given, "-o", tmp_path / "w.safetensors"]
+    said = CliRunner().invoke(cli, list(map(str, words)))
+    assert "brings no tokenizer" in str(said.exception)
+
+
 def test_transformers_gives_the_same_tokens_and_logits(artifacts, place, tmp_path):
     folders = {family: tmp_path / family for family in FAMILIES}
     for family, folder in folders.items():
@@ -160,6 +168,8 @@ def test_transformers_gives_the_same_tokens_and_logits(artifacts, place, tmp_pat
         theirs = place / f"{family}-original"
         assert (folder / "tokenizer.json").read_bytes() == (theirs / "tokenizer.json").read_bytes()
         assert not (folder / "tokenizer.model").exists()
+        opening = {"powergqa": END, "gelu_gpt": "<|bos|>", "qed": "<s>"}[family]
+        assert f'tokenizer("{opening}Once upon a time"' in (folder / "README.md").read_text()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(

@@ -8,7 +8,7 @@ from typing import Any
 
 from golf import run as corridor
 from golf.contracts import ModelSpec, RunResult
-from golf.data.speaking import is_json
+from golf.data.speaking import is_json, speaker
 from golf.publish.files import read_result
 from golf.publish.use.source import Source
 
@@ -36,7 +36,8 @@ def text(source: Source, spec: ModelSpec, kind: str) -> str:
         rows.append(("tokenizer", f"{kind}, SHA-256 `{hashlib.sha256(source.spelled).hexdigest()[:16]}`"))
     table = "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in rows)])
     shape = json.dumps(source.about["model"], indent=1)
-    use = USE.format(folder="path/to/this/folder", prompt="Once upon a time") if source.spelled else ""
+    opening = speaker(source.spelled).opening() if is_json(source.spelled) else ""
+    use = USE.format(folder="path/to/this/folder", prompt=f"{opening}Once upon a time") if source.spelled else ""
     parts = [
         _front(kind, result),
         f"# {_title(source, spec, result)}",

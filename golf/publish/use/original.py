@@ -63,6 +63,8 @@ def import_weights(
     if tokenizer_file is None:
         places = (path / name for name in ("tokenizer.model", tokenizer_json.FILE))
         tokenizer_file = next((place for place in places if place.is_file()), None)
+    if tokenizer_file is None and (bos or eos):
+        raise SpecError(f"{path} brings no tokenizer that --bos or --eos could be of; name one with --tokenizer")
     window = min(IMPORTED_EVAL["window"], getattr(model.spec, "context", IMPORTED_EVAL["window"]))
     about = {
         "model": families.spec_to_json(model.spec),
