@@ -102,5 +102,6 @@ def _rows(known: Mapping[str, Curvature], side: Side, units: int) -> Tensor:
 
 def _columns(weights: Mapping[str, Tensor], known: Mapping[str, Curvature], side: Side, units: int) -> Tensor:
     """Exponents of the units' columns, on the CPU."""
-    exponents = quarters(as_rows(weights[side.name]).double(), known[side.name], 1.0)[1]
+    W_RK = as_rows(weights[side.name]).to(known[side.name].rows_R.device)
+    exponents = quarters(W_RK.double(), known[side.name], 1.0)[1]
     return exponents[side.begin : side.begin + units].cpu()
