@@ -33,7 +33,7 @@ def refine(
     host: Host,
     sink: Sink,
 ) -> dict[str, Tensor]:
-    """Control tensors for the `rounded` weights, float32 on the CPU, by name.
+    """Control tensors for the `rounded` weights, float32, by name.
 
     The model holds the untouched weights, whose predictions on the batches of ids [B, T] are what is learned; it is
     left as it was. A step takes one batch. The same arguments give the same tensors.
@@ -66,4 +66,4 @@ def refine(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    return {name: W.detach().cpu() for name, W in learned.items()}
+    return {name: W.detach() for name, W in learned.items()}

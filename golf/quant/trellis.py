@@ -87,7 +87,7 @@ def round_on_two(
     damped = factor(curvature.name, curvature.inputs_KK[order_K][:, order_K], INPUT_DAMP, act_order=False)
     visited_KR = scaled_RK[:, order_K].T.masked_fill(damped.dead_K[:, None], 0)
     codes_RK = torch.empty_like(scaled_RK)
-    codes_RK[:, order_K] = paths(visited_KR, damped.U_KK / step_K[order_K]).T.double()
+    codes_RK[:, order_K] = paths(visited_KR, damped.U_KK / step_K[order_K]).T.to(codes_RK)
     return replace(pack(W, codes_RK, {"rows": rows, "columns": columns}), method=Trellis.name)
 
 

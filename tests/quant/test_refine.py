@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
 
+from golf.arch import symmetries
 from golf.arch.unet import UNetSpec
 from golf.contracts import Role
 from golf.host import Host
+from golf.quant import report, symmetry
 from golf.quant.apply import dequantize
+from golf.quant.beam import Beam
 from golf.quant.refine import refine
 from golf.quant.report import entropy
 from golf.quant.squeeze import Squeeze, room
+from golf.quant.trellis import Trellis
+from golf.quant.waterfill import Waterfill
 
 
 def quiet(event):
@@ -87,3 +93,26 @@ def test_a_refined_artifact_keeps_codes_and_cap(model, batches):
             if roles[name] is Role.CONTROL:
                 assert torch.equal(*(dequantize({name: f.qtensors[name]})[name] for f in (refined, within)))
     assert replace(spec, learn=0).refine(fitted, model, known, batches, cap=fitted.bytes, **rest).bytes == fitted.bytes
+
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_weights_are_squeezed_where_the_model_is(model, batches, device):
+    """Curvature, codes on one grid and on two, symmetries and learning, all with tensors of one device."""
+    host, model = Host(device=torch.device(device)), copy.deepcopy(model).to(device)
+
+    def size_of(qtensors):
+        return sum(array.nbytes for qtensor in qtensors.values() for array in qtensor.parts.values())
+
+    for method in (Waterfill(step=0.01), Trellis(step=0.01), Beam(step=0.01, survivors=4, sweeps=1, rate=0.3)):
+        spec = Squeeze(matrix=method, head=method, embed=method, control=Waterfill(), learn=2)
+        known = spec.collect(model, batches, host=host).by_name
+        weights = {name: W.detach() for name, W in model.named_parameters()}
+        weights, known = symmetry.settle(weights, known, symmetries.of(model.spec))
+        assert {W.device.type for W in weights.values()} == {device}
+        rest = {"size_of": size_of, "cap": None, "sink": quiet}
+        fitted = spec.fit(weights, model.roles(), known, **rest)
+        found = spec.refine(fitted, model, known, batches, host=host, **rest)
+        assert 0 < sum(row.loss for row in report.rows(weights, found.qtensors, known)) < 0.1

@@ -95,7 +95,8 @@ def quantize_weights(
         model.to(host.device)
         batches = list(calibration_batches(source, settings.quant, calibration) or ())
         hessians = collect(settings.quant, model, batches, host, sink) if batches else Hessians({}, 0)
-        weights, known, roles = source.weights, hessians.by_name, model.roles()
+        weights = {name: W.to(host.device) for name, W in source.weights.items()}
+        known, roles = hessians.by_name, model.roles()
         if squeezes:
             weights, known = symmetry.settle(weights, known, symmetries.of(model.spec))
             model.load_state_dict(weights)
