@@ -115,4 +115,4 @@ def test_weights_are_squeezed_where_the_model_is(model, batches, device):
         rest = {"size_of": size_of, "cap": None, "sink": quiet}
         fitted = spec.fit(weights, model.roles(), known, **rest)
         found = spec.refine(fitted, model, known, batches, host=host, **rest)
-        assert 0 < sum(row.loss for row in report.rows(weights, found.qtensors, known)) < 0.1
+        assert 0 < sum(row.loss for row in report.rows(weights, found.qtensors, known)) < 0.2
