@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -121,3 +122,11 @@ def test_the_clean_place_is_empty():
     with Remote("p.py", {"p.py": code}) as remote, pytest.raises(PredictorError) as told:
         remote.open("x")
     assert "submission" in str(told.value) and "'home'" not in str(told.value) and "False" in str(told.value)
+
+
+@pytest.mark.skipif(verify_sandbox.namespaces() != "files", reason="this machine gives processes no namespaces")
+def test_python_may_lie_below_tmp(monkeypatch):
+    here = verify_sandbox.prefixes()
+    with tempfile.TemporaryDirectory(dir="/tmp") as below:
+        monkeypatch.setattr(verify_sandbox, "prefixes", lambda: (*here, below))
+        assert verify_sandbox.namespaces.__wrapped__() == "files"

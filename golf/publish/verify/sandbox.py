@@ -71,7 +71,8 @@ def mounts(clean: Path, root: Path) -> list[list[str]]:
             commands += [["mkdir", "-p", inside], ["mount", "--rbind", path, inside]]
     # Processes outside hold the targets: their memory is not to be found here.
     commands += [["mkdir", f"{root}/proc"], ["mount", "-t", "proc", "proc", f"{root}/proc"]]
-    commands += [["mkdir", f"{root}/tmp", f"{root}{INSIDE}"], ["mount", "--bind", str(clean), f"{root}{INSIDE}"]]
+    # Python itself may lie below /tmp, which is then there already.
+    commands += [["mkdir", "-p", f"{root}/tmp", f"{root}{INSIDE}"], ["mount", "--bind", str(clean), f"{root}{INSIDE}"]]
     return [*commands, ["cp", str(WORKER), f"{root}/worker.py"]]
 
 
