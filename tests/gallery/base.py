@@ -30,7 +30,7 @@ import sentencepiece
 from golf.data import shards
 from golf.data.tokenizer import Tokenizer, byte_table, train
 from golf.eval.validity import driver
-from golf.publish.verify.subject import pieces as read_pieces
+from golf.publish.verify.vocabulary import of_sentencepiece as read_pieces
 
 HERE = Path(__file__).resolve().parent
 FIXTURES = HERE / "fixtures"

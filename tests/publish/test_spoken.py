@@ -17,14 +17,18 @@ from torch import nn
 
 from golf.arch import families
 from golf.cli import cli
+from golf.contracts import quiet
+from golf.eval.validity.verdict import Status
 from golf.publish.bundle.one_file import bundle
 from golf.publish.use.source import open_source
+from golf.publish.verify import suite as verify
 from golf.train import checkpoint
 
 tokenizers = pytest.importorskip("tokenizers", reason="needs the extra hf")
 ROOT = Path(__file__).parents[2]
 TEXTS = [path.read_text() for path in sorted((ROOT / "golf" / "data").glob("[a-z]*.py"))]
 TEXT = "naïve – 日本 😀 and the tokens of a text.\n\n  def text(self) -> str:\n"
+TIER = verify.Tier(name="test", probe=0.1, rescore=60.0, scan=60.0)
 FAMILIES = {"powergqa": 66_150, "gelu_gpt": 448, "qed": 460}
 
 
@@ -226,8 +230,8 @@ RECIPE = Recipe(
 '''
 
 
-def test_a_record_and_its_one_file(place, tmp_path):
-    """The file alone reads the tokenizer too; without the spec in the recipe it could not, and golf says so."""
+def test_a_record_and_its_one_file(place, tmp_path, monkeypatch):
+    """The file alone reads the tokenizer too, and what it writes holds to all that is verified."""
     made = trained(TEXTS, 448, ["<|bos|>"])
     save(tmp_path, made)
     (tmp_path / "train.jsonl").write_text((place / "train.jsonl").read_text())
@@ -247,3 +251,12 @@ def test_a_record_and_its_one_file(place, tmp_path):
     assert not result["tokenizer_counted"] and result["bytes_tokenizer"] == 0
     generated = golf("generate", tmp_path / "out" / "1337", "--prompt", "def", "--tokens", 3)
     assert generated.startswith("def")
+    monkeypatch.setenv("GOLF_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    subject = verify.open_subject(Path("out", "1337"))
+    assert Path(subject.retrain).is_absolute()  # it trains again from another folder
+    report = verify.verify(subject, TIER, quiet)
+    assert report.ok, [f"{each.check}: {each.why}" for each in report.verdicts if each.status is Status.FAIL]
+    found = {each.check: each for each in report.verdicts}
+    for check in "C1a C1b C2a C2b C2c C3b C3c C4a C4b B1 B2 B4 D2 D4 A1 A2 A3 A4 A5 S3 S4".split():
+        assert found[check].status is Status.PASS, found[check]

@@ -36,13 +36,16 @@ PROBES = (
 class Piece:
     """One entry of a vocabulary, as its file says."""
 
-    text: str
-    kind: Literal["text", "byte", "control", "unknown", "unused"]
+    text: str  # of "bytes": a character below 256 for each
+    kind: Literal["text", "byte", "bytes", "control", "unknown", "unused"]
+    opens: bool = False  # of "bytes": the first is the space that is put before a text
 
     def spells(self) -> tuple[int, bool, bool]:
         """Bytes without the leading marker, whether it opens with one, whether it bounds the text."""
         if self.kind == "byte":
             return 1, False, False
+        if self.kind == "bytes":
+            return len(self.text) - self.opens, self.opens, False
         if self.kind != "text":
             return 0, False, True
         opens = self.text.startswith(MARKER)
@@ -200,6 +203,8 @@ def first_bytes(pieces: Sequence[Piece], after_boundary: bool) -> np.ndarray:
         text = piece.text.replace(MARKER, " ")
         if piece.kind == "byte":
             found[token] = int(piece.text[3:5], 16)
+        elif piece.kind == "bytes":
+            found[token] = ord(piece.text[after_boundary and piece.opens :][:1] or "\u0100")
         elif piece.kind == "text":
             spelled = (text[1:] if after_boundary and text.startswith(" ") else text).encode()
             found[token] = spelled[0] if spelled else 256

@@ -17,11 +17,12 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import zstandard
 
-from golf.eval.validity.splits import scan, shingles, weights
+from golf.eval.validity.splits import SHINGLE, rolling, scan, shingles, weights
 from golf.eval.validity.verdict import Verdict, failed, passed
 
 # Passages of SHINGLE symbols that have to lie in a file before it counts as carrying the text. Boilerplate of 32
@@ -35,20 +36,27 @@ MAGIC = {b"\x78\x01": "zlib", b"\x78\x9c": "zlib", b"\x78\xda": "zlib", b"\x1f\x
 TRIED = 300
 LITERAL = 64  # characters of an encoded literal that is looked into
 LONG_WORDS = re.compile(rf"[^\s\"']{{{LITERAL},}}")
-NUMBERS = re.compile(rb"(?:\b\d{1,5}\b[\s,;]+){64,}")
-WIDTHS = ("<u2", "<u4", "<i8", "<f4", "<f8")
+NUMBERS = re.compile(rb"(?:\b\d{1,9}\b[\s,;]+){64,}")
+# Numbers that tokens may be kept as, and at how many places one may begin.
+WIDTHS = {"<u2": 2, "<u4": 1, "<i8": 1, "<f4": 1, "<f8": 1}
+BEYOND_16_BITS = {"<u4": 4}
 
 
 def carried(files: Mapping[str, bytes], text: bytes, tokens: np.ndarray) -> Verdict:
     """No passage of the validation text, given as text and as tokens, lies in any of the files."""
     words = weights()
     as_text = shingles([(0, np.frombuffer(text, np.uint8).astype(np.uint16))], words)
-    as_tokens = shingles([(0, np.asarray(tokens))], words)
+    as_tokens, wide = shingles([(0, np.asarray(tokens))], words), bool(len(tokens) and np.max(tokens) >> 16)
+    # Zeros, of which every file has some, are no passage, though the first token of a tokenizer.json is a text's too.
+    told = as_tokens.hashes != rolling(np.zeros(SHINGLE, np.uint16), words)
+    as_tokens = replace(
+        as_tokens, hashes=as_tokens.hashes[told], document=as_tokens.document[told], place=as_tokens.place[told]
+    )
     for name, data in files.items():
         for inside in insides(data):
             for held, enough, form in ((as_text, AS_TEXT, "text"), (as_tokens, AS_TOKENS, "tokens")):
                 spelled = np.frombuffer(inside, np.uint8).astype(np.uint16)
-                for symbols in [spelled] if form == "text" else arrays(inside):
+                for symbols in [spelled] if form == "text" else arrays(inside, wide):
                     found = int(scan(held, [symbols], words)[0].sum())
                     if found >= enough:
                         why = f"{name} holds {found} passages of the validation text as {form}"
@@ -128,14 +136,21 @@ def literals(data: bytes) -> Iterator[bytes]:
                 except (ValueError, binascii.Error):
                     continue  # not this one
     for run in NUMBERS.findall(data):
-        yield np.array([int(number) for number in re.findall(rb"\d+", run)], np.uint32).astype("<u2").tobytes()
+        yield np.array([int(number) for number in re.findall(rb"\d+", run)], "<u4").tobytes()
 
 
-def arrays(data: bytes) -> Iterator[np.ndarray]:
-    """Some bytes as numbers of every width that tokens are kept in; those that are no tokens as 0."""
-    for width in WIDTHS:
+def arrays(data: bytes, wide: bool) -> Iterator[np.ndarray]:
+    """Some bytes as numbers of every width that tokens are kept in; those that are no tokens as 0.
+
+    wide: tokens go beyond 65,535, and may be kept in three bytes each. Their lower halves alone tell them too.
+    """
+    for shift in range(3 * wide):
+        planes = np.frombuffer(data, np.uint8)[shift:]
+        planes = planes[: len(planes) // 3 * 3].reshape(-1, 3).astype(np.uint32)
+        yield planes[:, 0] | planes[:, 1] << 8 | planes[:, 2] << 16
+    for width, shifts in (WIDTHS | (BEYOND_16_BITS if wide else {})).items():
         size = np.dtype(width).itemsize
-        for shift in (0, 1) if size == 2 else (0,):
+        for shift in range(shifts):
             whole = data[shift : shift + (len(data) - shift) // size * size]
             values = np.frombuffer(whole, width)
             if width != "<u2":

@@ -44,7 +44,7 @@ class Shingles:
 
 
 def weights(seed: int = 0) -> np.ndarray:
-    """A random odd word for each of 65,536 tokens."""
+    """A random odd word for each of 65,536 tokens; `rolling` goes by the lower halves of ids beyond."""
     return np.random.default_rng(seed).integers(1 << 64, size=1 << 16, dtype=np.uint64) | np.uint64(1)
 
 
@@ -189,19 +189,24 @@ def identity(found: dict[str, object], wanted: dict[str, object]) -> Verdict:
     return passed("D2", ", ".join(f"{name} {str(value)[:16]}" for name, value in stated.items()))
 
 
-def repeated(documents: Iterable[tuple[int, np.ndarray]]) -> Iterator[Verdict]:
+def digest(tokens: np.ndarray, vocab: int) -> str:
+    """SHA-256 of tokens, little endian: 16 bits each, or 32 where the vocabulary needs them, as shards hold them."""
+    return hashlib.sha256(np.asarray(tokens, "<u4" if vocab > 1 << 16 else "<u2").tobytes()).hexdigest()
+
+
+def repeated(documents: Iterable[tuple[int, np.ndarray]], vocab: int) -> Iterator[Verdict]:
     """D2: a split does not hold its documents several times, which whatever learns along the way would be paid for."""
-    seen: dict[bytes, int] = {}
+    seen: dict[str, int] = {}
     total, copies, first = 0, 0, None
     for number, (position, tokens) in enumerate(documents):
         total += len(tokens)
         if len(tokens) < SHINGLE:
             continue
-        digest = hashlib.sha256(np.asarray(tokens, "<u2").tobytes()).digest()
-        if digest in seen:
+        name = digest(tokens, vocab)
+        if name in seen:
             copies += len(tokens)
-            first = first or (number, seen[digest], position)
-        seen.setdefault(digest, number)
+            first = first or (number, seen[name], position)
+        seen.setdefault(name, number)
     if first is not None and copies > REPEATED_SHARE * total:
         why = (
             f"{copies:,} of {total:,} validation tokens are copies of earlier documents; the first is document "

@@ -118,7 +118,7 @@ def split_checks(subject: Subject, seconds: float) -> Iterator[Verdict]:
     """D1 and D2. seconds: how long reading the training text may take."""
     yield splits.identity(subject.split_found, subject.split_wanted)
     if subject.kind == "foreign" and subject.tokens is not None:
-        yield from splits.repeated(splits.split_documents(subject.tokens, subject.bos))
+        yield from splits.repeated(splits.split_documents(subject.tokens, subject.bos), subject.vocab)
     if subject.tokens is not None and subject.speaker is not None:
         yield _carried(subject)
     if subject.tokens is None:

@@ -3,7 +3,7 @@
     {"entry": "predictor.py",            functions of golf.eval.validity.interface ("file.py:NAME" for an object)
      "artifact": ["weights.npz"],        counted; the first is handed to `open`
      "code": ["predictor.py"],           counted (default: every .py file of the folder)
-     "tokenizer": "tokenizer.model",     SentencePiece; counted when "tokenizer_counted" is true
+     "tokenizer": "tokenizer.model",     or tokenizer.json; counted when "tokenizer_counted" is true
      "validation": ["val.bin"],          .bin shards, one .npy, or document files, which are encoded
      "documents": ["val.jsonl"],         the raw texts behind the validation tokens
      "train": ["train.bin"],             shards or document files it was trained on
@@ -20,7 +20,6 @@ first_sha256, last_sha256), "stock" (a key of KNOWN_RATIOS), "beats" (scores of 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ import numpy as np
 from golf import track as tracks
 from golf.contracts import ByteTable, DataError, SpecError
 from golf.eval.validity.accounting import KNOWN_RATIOS
-from golf.eval.validity.splits import split_documents
+from golf.eval.validity.splits import digest, split_documents
 from golf.publish.verify.subject import (
     Subject,
     encoded,
@@ -140,21 +139,20 @@ def _data(subject: Subject, folder: Path, about: dict[str, Any]) -> None:
         subject.train = lambda: (tokens[begin : begin + (1 << 22)] for begin in range(0, len(tokens), 1 << 22))
     subject.split_wanted = dict(about.get("split", {}))
     if subject.tokens is not None and subject.split_wanted:
-        subject.split_found = split_facts(subject.tokens, subject.bos)
+        subject.split_found = split_facts(subject.tokens, subject.bos, subject.vocab)
     subject.known_split = about.get("stock")
     if subject.known_split is not None and subject.known_split not in KNOWN_RATIOS:
         raise SpecError(f"stock={subject.known_split!r} is none of {', '.join(KNOWN_RATIOS)}")
 
 
-def split_facts(tokens: Sequence[int], bos: int) -> dict[str, Any]:
-    """Number of documents, and hashes of the tokens (uint16, little endian) of the first and the last."""
+def split_facts(tokens: Sequence[int], bos: int, vocab: int) -> dict[str, Any]:
+    """Number of documents, and hashes of the tokens of the first and the last."""
     count, first, last = 0, None, None
     for _, document in split_documents(tokens, bos):
         last = document
         first = document if first is None else first
         count += 1
-    digests = [hashlib.sha256(np.asarray(d, "<u2").tobytes()).hexdigest() if d is not None else None
-               for d in (first, last)]  # fmt: skip
+    digests = [digest(each, vocab) if each is not None else None for each in (first, last)]
     return {"documents": count, "first_sha256": digests[0], "last_sha256": digests[1]}
 
 

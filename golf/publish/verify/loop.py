@@ -39,7 +39,7 @@ def _black_box(
     least = facts.get("probe_least", 6)
     pieces = causality.excerpts(subject.tokens, subject.bos, [length, length, length], draw)
     piece = max(pieces[:2] + pieces[2:], key=lambda each: (len(each.edges) > 2, len(each.tokens)))
-    vocab = len(subject.table.bytes_V) if subject.table is not None else int(np.max(subject.tokens)) + 1
+    vocab = subject.vocab
 
     def evaluate(tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return remote.evaluate(subject.artifact, tokens)

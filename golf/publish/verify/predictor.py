@@ -22,6 +22,8 @@ BRIEF = 0.05
 LEAST_SECONDS, FEW, MANY = 2.0, 2, 24
 # Excerpts of each text to see how well it is known, and targets of each; of these, the first quarter is context.
 BOTH, LENGTH = 24, 128
+# Log probabilities of an excerpt, which are held in float64 for several at a time: 1 GB each, 2,048 rows of 65,536.
+EXCERPT_LOGITS = 1 << 27
 CHECKS = ("C1a", "C1b", "C1c", "C1e", "C2a", "C2c", "C2d", "C3a", "C3b", "C3c", "C4b")
 
 
@@ -153,7 +155,7 @@ def _bytes_too(subject: Subject, remote: Remote, piece: Excerpt) -> Verdict:
     if not subject.pieces:
         return unchecked("C2d", "no tokenizer is named, so nobody knows which bytes tokens begin with")
     first = {bound: accounting.first_bytes(subject.pieces, bound) for bound in (True, False)}
-    bounds = {token for token, each in enumerate(subject.pieces) if each.kind not in ("text", "byte")}
+    bounds = {token for token, each in enumerate(subject.pieces) if each.kind not in ("text", "byte", "bytes")}
 
     def rows() -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
         state = remote.observe(remote.open(subject.artifact), int(piece.tokens[0]))
@@ -174,7 +176,7 @@ def affordable(remote: Remote, artifact: str, subject: Subject, tier: Any) -> tu
     chosen, form = (16, 0.0), causality.rows if hasattr(remote, "logprobs") else causality.steps
     # Of golf's own it is known how long a window is.
     known = subject.probe or subject.context
-    lengths = (min(known, 4096),) if known else (16, 64, 256, 1024)
+    lengths = (min(known, 4096, EXCERPT_LOGITS // subject.vocab),) if known else (16, 64, 256, 1024)
     for length in lengths:
         piece = np.asarray(subject.tokens[: length + 1], np.int64)
         if len(piece) < 3 or (length <= chosen[0] and chosen[1]):

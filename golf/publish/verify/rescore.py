@@ -153,10 +153,10 @@ def _drive(subject: Subject, process: Scoring, tokens: np.ndarray, masses: Masse
 
 def _losses(remote: Remote, subject: Subject, tokens: np.ndarray, masses: Masses) -> np.ndarray:
     """Nats of targets 1 .. N through the driver."""
-    stretch = driver.STRETCH if hasattr(remote, "logprobs") else None
+    stretch = min(driver.STRETCH, driver.MOST_LOGITS // subject.vocab) if hasattr(remote, "logprobs") else None
     if stretch is not None and subject.context is not None:
         # A window is computed whole for every stretch that ends in it.
-        stretch = max(stretch, min(subject.context, driver.STRETCH_LOGITS // len(subject.table.bytes_V)))
+        stretch = max(stretch, min(subject.context, driver.STRETCH_LOGITS // subject.vocab))
     pieces = masses.watch(driver.drive(remote, subject.artifact, tokens, stretch=stretch))
     return np.concatenate([piece.nats_T for piece in pieces])
 

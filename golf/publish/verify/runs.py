@@ -92,7 +92,7 @@ def _ours(subject: Subject, artifact: Path, script: Path, tokenizer: Path, resul
     subject.script = shared | {SCRIPT: script, "golf_script.py": Path(verify_script.__file__)}
     subject.ours = frozenset({*tree, "golf_entry.py"})
     with_tokenizer(subject, tokenizer)
-    subject.retrain = str(script)
+    subject.retrain = str(script.resolve())
     about, _ = read_artifact(artifact)
     how = about.get("eval", {})
     subject.isolated = how.get("documents") == "isolated"
@@ -133,7 +133,7 @@ def _validation(subject: Subject, place: Path | None, result: RunResult) -> None
         stream = shards.Tokens(found)
         subject.train_files, subject.train_tokens = tuple(str(path.resolve()) for path in found), len(stream)
         subject.train = lambda: (stream[begin : begin + (1 << 22)] for begin in range(0, len(stream), 1 << 22))
-    facts = split_facts(subject.tokens, subject.bos)
+    facts = split_facts(subject.tokens, subject.bos, subject.vocab)
     subject.split_found = facts | {"tokens": len(subject.tokens) - 1}
     subject.split_wanted = {"tokens": result.tokens_scored}
     if (place / corpus.MANIFEST).is_file():

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sentencepiece
 
 from golf.contracts import ByteTable, DataError
 from golf.data import documents, shards
-from golf.data.speaking import is_json
-from golf.data.tokenizer import Tokenizer, byte_table
+from golf.data.speaking import speaker
+from golf.data.tokenizer import Tokenizer
 from golf.eval.validity.accounting import Piece
 from golf.eval.validity.claims import Seed
+from golf.publish.verify.vocabulary import pieces
 
 
 @dataclass(kw_only=True)
@@ -82,6 +82,11 @@ class Subject:
     over_seeds: bool = False
     retrain: str = ""
 
+    @property
+    def vocab(self) -> int:
+        """Entries of the vocabulary; of one that nothing tells of, those the validation tokens need."""
+        return self.table.vocab if self.table is not None else int(np.max(self.tokens[:])) + 1
+
 
 def read_json(file: Path) -> dict[str, Any]:
     """An object from a JSON file. Raises DataError."""
@@ -95,26 +100,11 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def with_tokenizer(subject: Subject, model: Path) -> None:
-    """Fill in what a SentencePiece model says: its table, its pieces, its BOS. Raises DataError for anything else."""
-    if is_json(model):
-        raise DataError(f"{model} is a tokenizer.json; verify knows the pieces of SentencePiece models only")
-    subject.speaker, subject.table = Tokenizer(model), byte_table(model)
-    if subject.speaker.vocab > 1 << 16:
-        raise DataError(f"{model} has {subject.speaker.vocab:,} pieces; verify hashes tokens of 16 bits, 65,536 pieces")
-    subject.pieces, subject.bos = pieces(model), subject.speaker.bos
-
-
-def pieces(model: Path) -> list[Piece]:
-    """The vocabulary as the file itself tells it."""
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(model))
-    kinds = (
-        ("byte", processor.is_byte), ("control", processor.is_control), ("unknown", processor.is_unknown),
-        ("unused", processor.is_unused),
-    )  # fmt: skip
-    return [
-        Piece(processor.id_to_piece(token), next((name for name, asks in kinds if asks(token)), "text"))
-        for token in range(processor.vocab_size())
-    ]
+    """Fill in what a SentencePiece model or a tokenizer.json says: its table, its pieces, its BOS. Raises DataError for
+    anything else."""
+    subject.speaker = speaker(model)
+    subject.table, subject.bos = subject.speaker.table(), subject.speaker.bos
+    subject.pieces = pieces(model, subject.speaker)
 
 
 def encoded(texts: Iterable[str], speaker: Tokenizer) -> np.ndarray:

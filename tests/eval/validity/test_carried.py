@@ -56,6 +56,41 @@ def test_tokens_of_every_width(width):
     assert carried.carried({"table.py": numbers}, TEXT, TOKENS).status is Status.FAIL
 
 
+def three_bytes(tokens):
+    return tokens.astype("<u4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+
+
+def two_planes(tokens):
+    return (tokens & 0xFFFF).astype("<u2").tobytes() + (tokens >> 16).astype(np.uint8).tobytes()
+
+
+def numbers(tokens):
+    return f"TABLE = {tokens.tolist()}\n".encode()
+
+
+WIDE = np.random.default_rng(3).integers(60_000, 150_000, 3000).astype(np.uint32)
+
+
+@pytest.mark.parametrize("before", [b"", b"x", b"xyz"])
+@pytest.mark.parametrize("form", [np.ndarray.tobytes, three_bytes, two_planes])
+def test_ids_beyond_16_bits(form, before):
+    noise = np.random.default_rng(4).bytes(9999)
+    files = {"weights": before + form(WIDE[100:300])}
+    assert carried.carried(files, TEXT, WIDE).status is Status.FAIL
+    assert carried.carried({"weights": before + noise}, TEXT, WIDE).status is Status.PASS
+
+
+@pytest.mark.parametrize("form", ["<i8", "<f4", "<f8", numbers])
+def test_ids_beyond_16_bits_as_other_numbers(form):
+    data = form(WIDE[100:300]) if callable(form) else WIDE[100:300].astype(form).tobytes()
+    assert carried.carried({"table.py": data}, TEXT, WIDE).status is Status.FAIL
+
+
+def test_zeros_are_no_passage_of_a_text_whose_first_token_is_a_letter():
+    tokens = np.concatenate([TOKENS, np.zeros(200, np.uint16)])
+    assert carried.carried({"weights": bytes(1000)}, TEXT, tokens).status is Status.PASS
+
+
 def test_a_bomb_is_not_unpacked_whole(monkeypatch):
     monkeypatch.setattr(carried, "MOST", 1 << 20)
     bomb = zlib.compress(bytes(50 << 20))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 
@@ -66,6 +68,27 @@ def test_fewer_shingles_are_kept_of_many_and_still_find(monkeypatch):
     assert held.every > 1 and len(held.hashes) < 200
     assert verdict(val, train).status is Status.PASS
     assert verdict(val, [*train, *val[:20]]).status is Status.FAIL
+
+
+def test_ids_beyond_16_bits():
+    """Copies are found, documents that differ in upper halves alone are two, and narrow ones are hashed as before."""
+    wide = [text.astype(np.uint32) + 100_000 for text in documents(9, 200, 11)]
+    other = [text.astype(np.uint32) + 150_000 for text in documents(20, 300, 12)]
+
+    def streams(texts, pieces):
+        return np.array_split(np.concatenate([np.concatenate([[BOS], each]) for each in texts]).astype("<u4"), pieces)
+
+    cut = list(splits.split_documents(streams(wide, 1)[0], BOS, 150))
+    assert all(text.dtype == np.uint32 and np.array_equal(text, right) for (_, text), right in zip(cut, wide))
+    assert splits.disjoint(cut, streams(other, 7)).status is Status.PASS
+    found = splits.disjoint(cut, streams([*other, wide[4]], 7))
+    assert found.status is Status.FAIL and found.evidence["documents"] == [4]
+
+    alike = [(0, wide[0]), (1, wide[0] + 65_536)]
+    assert not [*splits.repeated(alike, 200_000)]
+    assert [each.status for each in splits.repeated([*alike, (2, wide[0])], 200_000)] == [Status.FAIL]
+    assert splits.digest(np.array([1, 2], np.int64), 65_536) == hashlib.sha256(b"\1\0\2\0").hexdigest()
+    assert splits.digest(np.array([1, 1 << 16]), 65_537) == hashlib.sha256(b"\1\0\0\0\0\0\1\0").hexdigest()
 
 
 @pytest.mark.parametrize("block", [3, 50, 10_000])
