@@ -13,8 +13,8 @@ from torch import Tensor
 from golf.contracts import ByteTable, DataError, DivergedError, Event, PredictorError, Score, Sink, emit
 from golf.eval.validity.interface import Stretches
 
-# Rows of a stretch: 1,024 of 8,192 float32 each are 32 MB; of vocabularies beyond 65,536 fewer, 256 MB.
-STRETCH, MOST_LOGITS = 1024, 1 << 26
+# Rows of a stretch: 1,024 of 8,192 float32 each are 32 MB.
+STRETCH = 1024
 # Logits that a predictor on golf's side of the fence is asked for at once: 32 MB of float32, and twice that in float64.
 STRETCH_LOGITS = 1 << 23
 # How far probabilities may add up beside 1: float32 rows of 65,536 entries stay within a hundredth of this.

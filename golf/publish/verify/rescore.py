@@ -20,6 +20,8 @@ from golf.publish.verify.script import SCRIPT
 from golf.publish.verify.subject import Subject
 
 SAMPLES = 8
+# Log probabilities that are asked for at once: 1,024 rows of 65,536, 256 MB, and fewer of larger vocabularies.
+MOST_LOGITS = 1 << 26
 LOOP, DRIVER = "its own loop", "through the driver"
 
 
@@ -153,7 +155,7 @@ def _drive(subject: Subject, process: Scoring, tokens: np.ndarray, masses: Masse
 
 def _losses(remote: Remote, subject: Subject, tokens: np.ndarray, masses: Masses) -> np.ndarray:
     """Nats of targets 1 .. N through the driver."""
-    stretch = min(driver.STRETCH, driver.MOST_LOGITS // subject.vocab) if hasattr(remote, "logprobs") else None
+    stretch = min(driver.STRETCH, MOST_LOGITS // subject.vocab) if hasattr(remote, "logprobs") else None
     if stretch is not None and subject.context is not None:
         # A window is computed whole for every stretch that ends in it.
         stretch = max(stretch, min(subject.context, driver.STRETCH_LOGITS // subject.vocab))
