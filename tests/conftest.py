@@ -30,6 +30,11 @@ ROOT = Path(__file__).resolve().parents[1]
 LONG = ("tests/gallery/", "tests/test_pipeline.py", "tests/publish/")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests of commands and ranks wait for the processes they start."""
+    return len(os.sched_getaffinity(0)) + 1 if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first. Tests marked `gpu` skip with the reason where there is no CUDA device."""
     items.sort(key=lambda item: [not item.nodeid.startswith(begin) for begin in LONG])
