@@ -1,6 +1,6 @@
 """Does curvature foretell what rounding a tensor costs? Predicted against measured, tensor by tensor, every family.
 
-    python benchmarks/sensitivity.py ../shared/oracles [--weights w.safetensors --text FILE] [--plot FILE.png]
+    python benchmarks/sensitivity.py FOLDER [--weights w.safetensors --text FILE] [--plot FILE.png]
 
 Each tensor is rounded alone, as `golf quantize` rounds it, all others left as they are. Predicted is the loss that its
 report has for the tensor, from which the tax it prints is made; measured is the divergence of the model's predictions

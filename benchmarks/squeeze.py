@@ -1,6 +1,6 @@
 """Tax in bits per byte at the yardstick's byte budgets, by the commands a person would type.
 
-    python benchmarks/squeeze.py ../shared/oracles/squeeze [--tokenizer FILE] [--calibration FILE] [--effort E]
+    python benchmarks/squeeze.py FOLDER [--tokenizer FILE] [--calibration FILE] [--effort E]
 
 The folder holds weights.safetensors, val.bin and reference.json. Weights are imported, quantized under each budget
 and scored; the tax is the score of the artifact less that of the weights.

@@ -41,7 +41,7 @@ for _command in (finished.check, finished.submit, finished.board, finished.repor
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Seeds trained side by side.")
 @click.option("--out", type=FOLDER, help="Files land in OUT/<seed>/.  [default: runs/<record>]")
 @set_option
-@click.option("--resume", is_flag=True, help="Continue from the checkpoint in OUT/<seed>/.")
+@click.option("--resume", is_flag=True, help="Continue from the checkpoint in OUT/<seed>/, if there is one.")
 @click.option("--tracker", "trackers", type=TRACKER, multiple=True, help="Log there too, on this machine.")
 @click.option("--clock", type=FILE, hidden=True, help="Seconds to go by, as noted by an earlier run of the seed.")
 @json_option
@@ -130,7 +130,7 @@ def export(run: Path, form: str, folder: Path, tokenizer: Path | None) -> None:
 @click.option("--recipe", "record", type=FOLDER, help="Record whose quantization and packing to use.")
 @click.option("--cap", type=click.IntRange(1), help="Largest artifact in bytes.")
 @click.option("--calibration", type=FOLDER, help="Training text: .bin shards, .jsonl[.zst] or .txt; or its ids, .npy.")
-@click.option("--effort", type=click.Choice(list(EFFORTS)), help="How long to look for codes.")
+@click.option("--effort", type=click.Choice(list(EFFORTS)), help="How long to look for codes.  [default: default]")
 @click.option("--curve", type=FILE, help="Draw bytes against tax as well (.svg or .png).")
 @click.option("--reference", type=FILE, help="JSON whose reference.points to draw beside the curve.")
 @click.option(
@@ -176,7 +176,7 @@ def quantize(
 
 @cli.command()
 @click.argument("source", type=FOLDER)
-@click.option("--data", type=FOLDER, help="Text to score: .bin shards, .jsonl[.zst] or .txt.  [default: a run's own]")
+@click.option("--data", type=FOLDER, help="Text to score: .bin, .jsonl[.zst], .txt or .tokens.  [default: a run's own]")
 @click.option("--tokenizer", type=FILE, help="The tokenizer, when it does not lie beside SOURCE.")
 @click.option("--task", "tasks", multiple=True, help="Answer a zero-shot task instead: .yaml, .jsonl or a name.")
 @click.option("--limit", type=click.IntRange(1), help="Questions of each task.  [default: all]")
@@ -267,7 +267,10 @@ def data() -> None:
 @click.option("--repo", help="Hub repository that holds the export.")
 @click.option("-o", "--output", "folder", type=FOLDER, help="Folder for the files.  [default: golf's cache]")
 def fetch(tokenizer: str, train_shards: int, repo: str | None, folder: Path | None) -> None:
-    """Download a published FineWeb export: resumable, checked by hash."""
+    """Download a published FineWeb export.
+
+    Resumable; every file is checked by its hash.
+    """
     from golf import host as hosts
     from golf.data import fetch as fetching
     from golf.publish.terminal import ProgressBar
@@ -283,7 +286,10 @@ def fetch(tokenizer: str, train_shards: int, repo: str | None, folder: Path | No
 @click.option("--vocab", type=click.IntRange(1), default=1024, show_default=True, help="Tokens it knows.")
 @click.option("-o", "--output", type=FILE, required=True)
 def train_tokenizer(documents: Sequence[Path], vocab: int, output: Path) -> None:
-    """Train a lossless SentencePiece tokenizer on DOCUMENTS (.jsonl[.zst] or .txt)."""
+    """Train a lossless SentencePiece tokenizer on DOCUMENTS.
+
+    DOCUMENTS are .jsonl[.zst] or .txt files.
+    """
     from golf.data import documents as texts
     from golf.data import tokenizer
     from golf.host import write_atomic
@@ -302,7 +308,10 @@ def train_tokenizer(documents: Sequence[Path], vocab: int, output: Path) -> None
 def shard(
     documents: Sequence[Path], tokenizer: Path, bos: str, split: str, shard_tokens: int, folder: Path
 ) -> None:
-    """Tokenize DOCUMENTS into shards of the challenge's format, or of 32 bits for ids beyond 65,535."""
+    """Tokenize DOCUMENTS into shards.
+
+    They have the challenge's format, or 32 bits a token where ids go beyond 65,535.
+    """
     from golf.data import documents as texts
     from golf.data import shards, speaking, tokenizer_json
 

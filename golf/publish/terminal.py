@@ -120,7 +120,7 @@ def run_table(result: RunResult, baselines: Sequence[Baseline]) -> Table:
     tax = fixed - result.val_bpb_unquantized
     table.add_row("  before quantization", f"{result.val_bpb_unquantized:.4f}", f"quantization tax {tax:+.4f}")
     for baseline in baselines:
-        note = f"alone {baseline.alone:.4f}, after the training text {baseline.primed:.4f}"
+        note = f"alone {baseline.alone:.4f}, after training text {baseline.primed:.4f}"  # in 80 columns
         table.add_row(f"  {baseline.name}", f"{baseline.bpb:.4f}", note)
     table.add_section()
     table.add_row("bytes", f"[bold]{result.bytes_total:,}", f"{result.bytes_cap - result.bytes_total:,} under the cap")

@@ -70,7 +70,7 @@ def table(group: Group) -> Table:
         score = f"{_text(row.val_bpb, '.5f')}\n± {_text(row.val_bpb_std, '.5f')} ({len(row.seeds)})"
         change = "-" if row.delta is None else f"{-row.delta:+.5f}\np {_text(row.p, '.2g')}"
         size = f"{_text(row.bytes_total, ',')}\n{_text(row.headroom, ',')} left"
-        model = f"{_text(row.parameters, ',')}\n{_text(row.bits_per_weight, '.2f')} bits each"
+        model = f"{_text(row.parameters, ',')}\n{_text(row.bits_per_weight, '.2f')} bits"
         checked = {True: "yes", False: "no"}.get(row.verified, "-")
         drawn.add_row(escape(row.name), score, change, size, model, f"{_text(row.train_seconds, '.0f')} s", checked)
     return drawn
