@@ -241,18 +241,26 @@ class MixedWindows(Windows):
             chosen = source_P[at.index : at.index + take]
             for source in np.unique(chosen).tolist():
                 places = np.flatnonzero(chosen == source)
-                begin = self._place(source, at.epoch, int(before_P[at.index + places[0]]))
-                for place, *pair in zip(places, *self._parts[source].pairs(begin, len(places))):
+                before = int(before_P[at.index + places[0]])
+                for place, *pair in zip(places, *self._own(source, at.epoch, before, len(places))):
                     found[row + place] = pair
             row += take
             at = self.advance(at, take)
         return tuple(np.stack(column) for column in zip(*found))
 
+    def _own(self, source: int, epoch: int, before: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, targets) of the next `rows` windows of a source after `before` of them in a period."""
+        part = self._parts[source]
+        if epoch != SAMPLE_EPOCH:
+            return part.pairs(self._place(source, epoch, before), rows)
+        # Calibration has one epoch and goes round in it, wherever a batch or a rank's share begins.
+        size = part.count(SAMPLE_EPOCH)
+        found = [part.pairs(Position(SAMPLE_EPOCH, number % size), 1) for number in range(before, before + rows)]
+        return tuple(map(np.concatenate, zip(*found)))
+
     def _place(self, source: int, epoch: int, before: int) -> Position:
         """Where a source's own reading stands after `before` of its windows in a period."""
         part = self._parts[source]
-        if epoch == SAMPLE_EPOCH:
-            return Position(SAMPLE_EPOCH, before % part.count(SAMPLE_EPOCH))
         number, starts = epoch * int(self._quotas[source]) + before, self._starts[source]
         while starts[-1] <= number:
             starts.append(starts[-1] + part.count(len(starts) - 1))

@@ -184,6 +184,18 @@ def test_calibration_has_a_shuffle_of_its_own(parts):
     assert not (ids[:50] == windows.pairs(Position(0, 0), 50)[0]).all()
 
 
+def test_calibration_goes_round_in_a_source_that_is_small(parts):
+    """A source gives all its windows before it gives one again, and batches of any size give the same ones."""
+    windows = mixed(parts)
+    ids, _ = windows.pairs(Position(SAMPLE_EPOCH, 0), 200)
+    alone = [windows.pairs(Position(SAMPLE_EPOCH, place), 1)[0][0] for place in range(200)]
+    assert (ids == np.stack(alone)).all()
+    own = Windows(parts[2], 10, 5).count(SAMPLE_EPOCH)
+    small = ids[ids[:, 0] // 10_000 == 2][:, 0].tolist()
+    assert len(small) > 3 * own and len(set(small[:own])) == own
+    assert small[own : 3 * own] == 2 * small[:own]
+
+
 def test_texts_interleave_by_characters():
     texts = list(interleave([3, 1], [["a" * 10] * 30, ["b" * 5] * 100]))
     begin = texts[:40]

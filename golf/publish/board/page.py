@@ -125,5 +125,6 @@ def _bytes(group: Group, sized: Sequence[Row], draw: plots.Page) -> Drawn:
         plot.line([row.bytes_total / 1e6 for row in front], [row.val_bpb for row in front], 2, "Pareto front",
                   drawstyle="steps-post", marker="D", markersize=4)  # fmt: skip
         plot.axes.ticklabel_format(axis="x", useOffset=False)
+        plot.axes.locator_params(axis="x", nbins=4)  # sizes under one cap differ in the fifth digit
         plot.say("million bytes", "bits per byte")
     return Drawn(plot.svg, "Bytes against score. Nothing is both left of the front and below it.")
