@@ -180,7 +180,7 @@ def quantize(
 @click.option("--tokenizer", type=FILE, help="The tokenizer, when it does not lie beside SOURCE.")
 @click.option("--task", "tasks", multiple=True, help="Answer a zero-shot task instead: .yaml, .jsonl or a name.")
 @click.option("--limit", type=click.IntRange(1), help="Questions of each task.  [default: all]")
-@click.option("--eval", "kind", metavar="KIND", help="Another kind of score than SOURCE's own, such as sliding.")
+@click.option("--eval", "kind", metavar="KIND", help="Not SOURCE's own but sliding, rolling, chunk-sgd, document-lora.")
 @set_option
 @json_option
 def score(

@@ -12,7 +12,7 @@ from golf.eval.lora import DocumentLoRA
 from golf.eval.rolling import Rolling
 from golf.eval.sliding import SlidingWindow
 from golf.publish.bundle.one_file import bundle
-from golf.publish.use.scoring import evaluation
+from golf.publish.use.scoring import by_documents_of, evaluation
 
 OTHERS = {"batch_tokens": 64, "documents": "isolated", "layers": ("c_q", "fc"), "chunk": 32, "lanes": 3, "lr": 0.125}
 
@@ -41,6 +41,16 @@ def test_what_no_golf_can_read():
         evaluation({"window": 512}, "slidng")
     with pytest.raises(SpecError, match="SlidingWindow has no field 'strde'"):
         evaluation({"strde": 512})
+
+
+@pytest.mark.parametrize("how", [SlidingWindow(documents="isolated"), DocumentLoRA()])
+def test_documents_begin_where_the_tokenizer_says(how):
+    assert by_documents_of(7, how, asked=False) == dataclasses.replace(how, bos=7)
+    assert by_documents_of(1, how, asked=True) is how
+    with pytest.raises(SpecError, match="eval.bos=1 begins no document, the tokenizer begins them with 7"):
+        by_documents_of(7, how, asked=True)
+    for other in (SlidingWindow(bos=3), Rolling()):
+        assert by_documents_of(7, other, asked=True) is other
 
 
 @pytest.fixture(scope="module")

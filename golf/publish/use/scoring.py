@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from golf import host as hosts
 from golf import recipe as recipes
-from golf.contracts import Evaluation, Score, Sink
+from golf.contracts import Evaluation, Score, Sink, SpecError
 from golf.data import local, speaking
 from golf.eval import kinds
 from golf.publish.use.convert import recall
@@ -42,15 +42,30 @@ def score_source(
 ) -> Scored | None:
     """Score a model on disk by its own kind of evaluation or another; None on ranks that do not report."""
     source = open_source(path, tokenizer_file)
-    how = evaluation(source.about["eval"], kind, assignments)
-    tokens = local.tokens_of(data if data is not None else recall(path), speaking.speaker(source.tokenizer))
-    table = speaking.byte_table(source.tokenizer)
+    how, speaker = evaluation(source.about["eval"], kind, assignments), speaking.speaker(source.tokenizer)
+    if kind or assignments:
+        how = by_documents_of(speaker.bos, how, any(text.startswith("eval.bos=") for text in assignments))
+    tokens, table = local.tokens_of(data if data is not None else recall(path), speaker), speaker.table()
     with hosts.join() as host:
         model = source.build().to(host.device)
         total, fixed = how.score(model, tokens, table, host=host, sink=sink), None
         if how.fixed is not how:
             fixed = how.fixed.score(model, tokens, table, host=host, sink=sink)
     return Scored(kind=how.kind, score=total, fixed=fixed) if host.is_main else None
+
+
+def by_documents_of(bos: int, how: Evaluation, asked: bool) -> Evaluation:
+    """The evaluation with the token that begins the tokenizer's documents, where it looks for one at all.
+
+    asked: whether the one it has was asked for, and not taken over from another kind. Raises SpecError for another one
+    that was: every document would be read on from the last, under the name of documents by themselves.
+    """
+    own = getattr(how, "bos", bos)
+    if own == bos or getattr(how, "documents", "isolated") != "isolated":
+        return how
+    if asked:
+        raise SpecError(f"eval.bos={own} begins no document, the tokenizer begins them with {bos}; leave it out")
+    return replace(how, bos=bos)
 
 
 def evaluation(values: dict[str, Any], kind: str | None = None, assignments: Sequence[str] = ()) -> Evaluation:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -33,6 +34,8 @@ def verify(
     from golf.publish.verify import report as verify_report
     from golf.publish.verify import suite as verifying
 
+    # Told to stop, it ends the processes it has started as it does when it is through.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     subject = verifying.open_subject(path, data, seed)
     with ProgressBar() as bar:
         report = verifying.verify(subject, verifying.TIERS[tier], bar)
