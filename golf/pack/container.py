@@ -100,6 +100,17 @@ def load(data: bytes) -> tuple[dict[str, Any], dict[str, QTensor]]:
         raise ArtifactError(f"the artifact's header does not make sense ({error}); fetch the file again") from error
 
 
+def header(data: bytes) -> dict[str, Any]:
+    """The caller's header alone, of which a good artifact's checksum holds; no tensor is unpacked.
+
+    Raises ArtifactError for one that is truncated, altered or of a newer format.
+    """
+    try:
+        return dict(json.loads(_split(data)[0])["header"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ArtifactError(f"the artifact's header does not make sense ({error}); fetch the file again") from error
+
+
 def contents(data: bytes) -> list[tuple[Entry, list[tuple[str, str]]]]:
     """Each stream of an artifact with the (tensor, part) it holds, in order; what the streams leave of the file is
     the header. For reports: `load` reads. Raises ArtifactError like `load`."""

@@ -55,6 +55,14 @@ def read_artifact(file: Path) -> tuple[dict[str, Any], dict[str, QTensor]]:
         raise type(error)(f"{file}: {error}") from error
 
 
+def read_header(file: Path) -> dict[str, Any]:
+    """`container.header` of a file. Raises ArtifactError, naming it."""
+    try:
+        return container.header(file.read_bytes())
+    except ArtifactError as error:
+        raise type(error)(f"{file}: {error}") from error
+
+
 def result_of(values: Any, file: Path) -> RunResult:
     """A result from its plain values, also those of an older golf; fields it does not know are left out.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -51,10 +52,14 @@ def _scored(
         yield unchecked("S4", process.broken)
         return
     has_loop = "seconds_per_loop" in facts
-    whole = total / facts.get("excerpt_targets", total)
-    at_once = whole * facts.get("seconds_per_excerpt", tier.rescore) < tier.rescore / 20
+    seconds = facts.get("seconds_per_excerpt", tier.rescore)
+    # What comes after a first window is scored a stride at a time, by a window each.
+    most = int(tier.rescore / max(seconds, 1e-3)) + 1
+    windows = sum(1 for _ in itertools.islice(subject.windows(), most)) if "excerpt_targets" in facts else 0
+    whole = max(windows, total / facts.get("excerpt_targets", total))
+    at_once = whole * seconds < tier.rescore / 20
     if at_once or facts.get("least") == FEW:  # a trial would tell nothing new, or be slow
-        expected = {DRIVER: whole * facts["seconds_per_excerpt"]}
+        expected = {DRIVER: whole * seconds}
         expected |= {LOOP: whole * facts["seconds_per_loop"]} if has_loop else {}
     else:
         with process.opened(subject.entry, "trial") as remote:

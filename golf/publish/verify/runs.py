@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from golf import host as hosts
 from golf import track as tracks
 from golf.contracts import DataError, RunResult
 from golf.data import corpus, local, shards
+from golf.eval.sliding import SlidingWindow
 from golf.eval.validity.claims import Seed
-from golf.publish.files import ARTIFACT, EVENTS, SCRIPT, TOKENIZER, read_artifact, read_result, result_of
+from golf.publish.files import ARTIFACT, EVENTS, SCRIPT, TOKENIZER, read_header, read_result, result_of
 from golf.publish.submit.runs import events
+from golf.publish.use.scoring import evaluation
 from golf.publish.verify import ours as verify_ours
 from golf.publish.verify import script as verify_script
 from golf.publish.verify.foreign import split_facts
@@ -93,10 +97,17 @@ def _ours(subject: Subject, artifact: Path, script: Path, tokenizer: Path, resul
     subject.ours = frozenset({*tree, "golf_entry.py"})
     with_tokenizer(subject, tokenizer)
     subject.retrain = str(script.resolve())
-    about, _ = read_artifact(artifact)
+    about = read_header(artifact)
     how = about.get("eval", {})
     subject.isolated = how.get("documents") == "isolated"
     subject.context = how.get("window")
+    subject.windows = lambda: _windows(about, subject.tokens)
+
+
+def _windows(about: Mapping[str, Any], tokens: Sequence[int]) -> Iterator[Any]:
+    """Those that score a stream; none for a kind of evaluation that has none."""
+    fixed, model = evaluation(about.get("eval", {})).fixed, SimpleNamespace(spec=SimpleNamespace(**about["model"]))
+    return fixed.plan(model, tokens) if isinstance(fixed, SlidingWindow) else iter(())
 
 
 def _recall(subject: Subject, folder: Path, result: RunResult) -> Path | None:

@@ -33,6 +33,7 @@ class Subject:
         many, about.
     context: tokens its predictions look back at, where that is known.  probe: at how many of them to stop while looking
         for what moves with what; None: look through all of them.
+    windows: those that score the stream, where it is known to be scored so.
     claim: what is stated of the artifact at hand.  seeds: of every seed.
     """
 
@@ -58,6 +59,7 @@ class Subject:
     isolated: bool = False
     context: int | None = None
     probe: int | None = None
+    windows: Callable[[], Iterator[Any]] = lambda: iter(())
     table: ByteTable | None = None
     pieces: list[Piece] = field(default_factory=list)
     speaker: Tokenizer | None = None

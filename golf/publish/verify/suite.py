@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +31,32 @@ from golf.publish.verify.training import Training
 @dataclass(frozen=True, kw_only=True)
 class Tier:
     """How long to look. probe: seconds for the checks of one kind by perturbation.  rescore: a whole scoring that is
-    expected to take longer is replaced by a sample.  scan: seconds for reading the training text.  retrain: seconds for
-    training that begins again under watch; 0: it does not.  whole: also in the batches of the script.  window: golf's
-    own models look no farther back while it is tried what their predictions depend on, but for one excerpt (None:
-    always as far as they do)."""
+    expected to take longer is replaced by a sample.  total: seconds after which no scoring of everything should still
+    go on; a quarter of `rescore` it has in any case.  scan: seconds for reading the training text.  retrain: seconds
+    for training that begins again under watch; 0: it does not.  whole: also in the batches of the script.  window:
+    golf's own models look no farther back while it is tried what their predictions depend on, but for one excerpt
+    (None: always as far as they do)."""
 
     name: str
     runs: bool = True
     probe: float = 10.0
     rescore: float = 40.0
+    total: float = float("inf")
     scan: float = 15.0
     retrain: float = 0.0
     whole: bool = False
     window: int | None = None
+
+    def after(self, seconds: float) -> Tier:
+        """What is left of it once so many have passed."""
+        return replace(self, rescore=min(self.rescore, max(self.rescore / 4, self.total - seconds)))
 
 
 TIERS = {
     tier.name: tier
     for tier in (
         Tier(name="static", runs=False, probe=0.0, rescore=0.0, scan=0.0),
-        Tier(name="quick", probe=4.0, rescore=60.0, scan=15.0, retrain=100.0, window=256),
+        Tier(name="quick", probe=4.0, rescore=60.0, total=85.0, scan=15.0, retrain=90.0, window=256),
         Tier(name="full", probe=60.0, rescore=36_000.0, scan=36_000.0, retrain=600.0, whole=True),
     )
 }
@@ -89,6 +95,10 @@ def open_subject(path: Path, data: Path | None = None, seed: int | None = None) 
 def verify(subject: Subject, tier: Tier, sink: Sink, *, draw_seed: int = 0) -> Report:
     """Every check the tier affords. What the submission's process does wrong is a verdict, never an exception."""
     begin = time.monotonic()
+
+    def spent() -> float:
+        return time.monotonic() - begin
+
     facts: dict[str, Any] = {"isolation": "the submission was not run"}
     verdicts = list(verify_static.checks(subject))
     if tier.window and subject.kind != "foreign" and (subject.context or 0) > tier.window:
@@ -104,7 +114,7 @@ def verify(subject: Subject, tier: Tier, sink: Sink, *, draw_seed: int = 0) -> R
             ("transform", lambda: verify_data.transform(subject)),
             ("predictor", lambda: verify_predictor.predictor(subject, process, tier, draw, facts)),
             ("own loop", lambda: verify_loop.loop(subject, process, tier, draw, facts)),
-            ("score", lambda: verify_rescore.checks(subject, process, tier, draw, facts)),
+            ("score", lambda: verify_rescore.checks(subject, process, tier.after(spent()), draw, facts)),
             ("process", lambda: process.verdicts()),
         ]
     with contextlib.ExitStack() as stack:
@@ -122,7 +132,7 @@ def verify(subject: Subject, tier: Tier, sink: Sink, *, draw_seed: int = 0) -> R
         verdicts += [unchecked(check, "the static tier runs nothing") for check in RUN_CHECKS]
     return Report(
         name=subject.name, kind=subject.kind, tier=tier.name, verdicts=merge(verdicts), facts=facts,
-        seconds=time.monotonic() - begin,
+        seconds=spent(),
     )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -146,6 +148,36 @@ def test_windows_are_the_sliding_window(documents, stretch, window, stride):
     np.testing.assert_allclose(nats(Windows(spec), model, tokens, stretch), found[1:150], rtol=1e-5)
     total = driver.score(Windows(spec), model, tokens, table(), stretch=stretch)
     assert (total.tokens, total.bytes) == (kept.tokens, kept.bytes)
+
+
+class Apart(Toy):
+    """The same, in which every document's mean begins anew."""
+
+    spec = SimpleNamespace(documents=True, bos=1, vocab=V)
+
+    def forward(self, ids, tail=None):
+        x = self.table(ids).cumsum(1)
+        begins = torch.where(ids == 1, torch.arange(ids.shape[1]), 0).cummax(1).values
+        before = torch.where(begins[..., None] > 0, x.gather(1, (begins - 1).clamp(min=0)[..., None].expand_as(x)), 0.0)
+        x = (x - before) / (torch.arange(ids.shape[1]) - begins + 1)[..., None]
+        x = torch.tanh(3 * x) * (1 + 1 / ids.shape[1])
+        return self.head(x if tail is None else x[:, ids.shape[1] - tail :])
+
+
+@pytest.mark.parametrize("documents", ["stream", "isolated"])
+@pytest.mark.parametrize("stretch", [5, 64, None])
+@pytest.mark.parametrize(("window", "stride"), [(16, 4), (16, 16), (16, 5), (7, 1)])
+def test_a_window_goes_on_over_documents_that_the_model_keeps_apart(documents, stretch, window, stride):
+    spec = SlidingWindow(window=window, stride=stride, documents=documents, bos=1)
+    tokens, model, found = stream(150), Apart().eval(), np.full(151, np.nan)
+    tokens[60:110] = np.where(tokens[60:110] == 1, 2, tokens[60:110])  # a document longer than any window
+    spec.score(model, tokens, table(), report=found.__setitem__)
+    np.testing.assert_allclose(nats(Windows(spec), model, tokens, stretch), found[1:150], rtol=1e-5)
+    fed = []
+    model.register_forward_hook(lambda module, ids, logits: fed.append(ids))
+    nats(Windows(spec), model, tokens, 149)
+    # Documents are not known before they end, so some begin twice; yet no more is fed than one by one.
+    assert len(fed) <= sum(1 for _ in spec.plan(Toy(), tokens))
 
 
 class Answers:
