@@ -6,17 +6,18 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from golf import host as hosts
 from golf import recipe as recipes
-from golf.arch import symmetries
+from golf.arch import apart, symmetries
 from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, RunResult, Sink, Stream, emit, quiet
 from golf.data import ids as token_ids
 from golf.data import local, shards, speaking, stream
@@ -45,14 +46,14 @@ class QuantizeSettings:
     pack: PackSpec = field(default_factory=lambda: PackSpec(codec=Zstd()))
 
 
-# Tokens of calibration text that are read at a time.
+# Tokens of calibration text that the squeeze reads at a time: time and memory of attention grow with them.
 TOGETHER = 1024
 
 
 def squeeze(effort: str, window: int) -> QuantizeSettings:
-    """The most for the bytes, by calibration windows of `window` tokens."""
-    chosen = EFFORTS[effort]
-    calibration = Calibration(sequences=max(1, chosen.tokens // window), rows=max(1, TOGETHER // window))
+    """The most for the bytes, of a model that is scored in windows of so many tokens."""
+    chosen, window = EFFORTS[effort], min(window, TOGETHER)
+    calibration = Calibration(sequences=max(1, chosen.tokens // window), rows=TOGETHER // window)
     two_grids = Beam(survivors=chosen.survivors) if chosen.survivors else Trellis()
     every = dict.fromkeys(("matrix", "head", "embed"), two_grids)
     quant = Squeeze(**every, calibration=calibration, learn=chosen.steps)
@@ -91,7 +92,7 @@ def quantize_weights(
         return len(container.dump(qtensors, source.about, pack))
 
     squeezes = isinstance(settings.quant, Squeeze)
-    with hosts.join() as host, abreast.alone() if squeezes else nullcontext():
+    with hosts.join() as host, alone(host.device) if squeezes else nullcontext():
         model.to(host.device)
         batches = list(calibration_batches(source, settings.quant, calibration) or ())
         hessians = collect(settings.quant, model, batches, host, sink) if batches else Hessians({}, 0)
@@ -127,6 +128,13 @@ def quantize_weights(
         result["curve"] = [asdict(point.per_byte(ratio)) for point in points]
         curves.draw(result["curve"], curve, reference)
     return result
+
+
+@contextmanager
+def alone(device: torch.device) -> Iterator[None]:
+    """One thread for each piece of work, and attention that leaves out what other documents hide."""
+    with abreast.alone(), apart.on(device):
+        yield
 
 
 def collect(plan: Plan, model: nn.Module, batches: Sequence[Tensor], host: Host, sink: Sink) -> Hessians:
@@ -189,6 +197,7 @@ def calibration_batches(source: Source, plan: Plan, calibration: Path | None) ->
             "this quantization needs calibration text; name training text with --calibration, or round to nearest"
         )
     sequences, rows, window = plan.calibration.sequences, plan.calibration.rows, source.about["eval"]["window"]
+    window = min(window, TOGETHER) if isinstance(plan, Squeeze) else window
     vocab = source.about["model"]["vocab"]
     if calibration.suffix == ".npy":
         return token_ids.sample(calibration, vocab=vocab, count=sequences, rows=rows, seq_len=window, seed=0)
