@@ -30,8 +30,8 @@ def test_what_is_hidden_can_be_left_out(monkeypatch, tail, groups, begins):
         found = attention.attend(*parts, bias)
     assert attention.chosen is None
     torch.testing.assert_close(found, plain)
-    for slope, expected in zip(torch.autograd.grad(found, parts, upstream), torch.autograd.grad(plain, parts, upstream)):
-        torch.testing.assert_close(slope, expected)
+    slopes, expected = (torch.autograd.grad(y, parts, upstream) for y in (found, plain))
+    torch.testing.assert_close(slopes, expected)
 
 
 def test_keys_begin_where_the_first_query_of_a_piece_sees_one():

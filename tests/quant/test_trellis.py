@@ -14,6 +14,7 @@ from test_waterfill import curved
 
 from golf.contracts import ArtifactError, QTensor
 from golf.pack import rans
+from golf.quant import viterbi
 from golf.quant.apply import dequantize
 from golf.quant.fisher import Curvature
 from golf.quant.ramp import join
@@ -58,9 +59,20 @@ def test_the_path_is_the_best_there_is():
 
 
 def test_paths_do_not_depend_on_the_block():
-    W, curvature = curved(30, 50)
-    W_KR, U_KK = W.double().T / 0.02, curvature.factor.U_KK / curvature.factor.U_KK.diagonal()
+    W_KR, U_KK = in_steps(*curved(30, 150))
     assert all(torch.equal(path(W_KR, U_KK, block), path(W_KR, U_KK, 50)) for block in (1, 7, 20))
+
+
+def in_steps(W: torch.Tensor, curvature: Curvature) -> tuple[torch.Tensor, torch.Tensor]:
+    """Weights in visiting order, and the factor, in steps."""
+    return W.double().T / 0.02, curvature.factor.U_KK / curvature.factor.U_KK.diagonal()
+
+
+def test_deciding_far_behind_changes_next_to_nothing(monkeypatch):
+    W_KR, U_KK = in_steps(*curved(300, 200))
+    found = path(W_KR, U_KK)
+    monkeypatch.setattr(viterbi, "DEPTH", 200)
+    assert (found != path(W_KR, U_KK)).any(dim=0).sum() < 10
 
 
 def test_better_than_one_grid():
