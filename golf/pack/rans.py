@@ -35,16 +35,15 @@ LOWEST = 1 << 31  # of a lane's state; the highest is below 2^63
 # Tables hold these magnitudes: each up to 63, then four to an octave, the bits below left as they are.
 LARGE = 64
 MAGNITUDES = np.array([*range(LARGE), *((4 + n % 4) << n // 4 + 4 for n in range(40))])
+TOKENS = np.searchsorted(MAGNITUDES, np.arange(32769), "right").astype(np.int16) - 1
 # Likely symbols cost next to nothing, so forged data could ask for many; those of real codes take a bit or more.
 GROWTH = 1 << 12
 ALWAYS_ALLOWED = 1 << 24
 
 
-def split(symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens (signed index into MAGNITUDES) and what a symbol's magnitude is above its token's."""
-    size = np.abs(symbols)
-    token = np.searchsorted(MAGNITUDES, size, "right") - 1
-    return np.sign(symbols) * token, size - MAGNITUDES[token]
+def split(symbols: np.ndarray) -> np.ndarray:
+    """Tokens: a signed index into MAGNITUDES for each symbol."""
+    return np.sign(symbols) * TOKENS[np.abs(symbols)]
 
 
 def low_bits(tokens: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
@@ -141,8 +140,9 @@ Shares = list[tuple[np.ndarray, np.ndarray]]
 
 def plan(stream: Stream) -> tuple[bytes, Layout, Shares, bytes]:
     """What precedes the lane states; each chunk's shares of 2^16 and their beginnings; the low bits."""
-    tokens, rest = split(stream.symbols.astype(np.int64))
-    extra = [np.packbits(rest[at] >> bit & 1) for at, bits in low_bits(tokens) for bit in range(bits)]
+    symbols = stream.symbols.astype(np.int32)
+    tokens = split(symbols)
+    extra = [np.packbits(abs(symbols[at]) >> bit & 1) for at, bits in low_bits(tokens) for bit in range(bits)]
     low, span = int(tokens.min()), max(2, int(np.ptp(tokens)) + 1)  # a share of all 2^16 would not fit 16 bits
     width, heights = stream.width, stream.heights or (1,)
     if sum(heights) * width != tokens.size or sum(heights) < lanes(tokens.size):
@@ -254,8 +254,8 @@ class Rans:
             state = states[: kinds.shape[1]]
             for slots, place in zip(kinds << 16, places):
                 slot = state & 65535
-                place += lookup[slots + slot]
-                state[:] = size[place] * (state >> 16) + slot - begin[place]
+                place += lookup.take(slots + slot)
+                state[:] = size.take(place) * (state >> 16) + slot - begin.take(place)
                 short = np.flatnonzero(state < LOWEST)
                 state[short] = state[short] << 32 | words[read : read + len(short)]
                 read += len(short)
@@ -268,13 +268,14 @@ class Rans:
 
 def join(tokens: np.ndarray, data: bytes, dtype: np.dtype) -> np.ndarray:
     """The symbols of tokens and low bits, all of them used."""
-    size, at = MAGNITUDES[np.abs(tokens)], 0
+    size, at = MAGNITUDES.astype(np.int32)[np.abs(tokens)], 0
     for places, bits in low_bits(tokens):
         for bit in range(bits):
             packed = np.frombuffer(data, "u1", -(-len(places) // 8), at)
-            size[places] += np.unpackbits(packed, count=len(places)).astype(np.int64) << bit
+            size[places] += np.unpackbits(packed, count=len(places)).astype(np.int32) << bit
             at += len(packed)
-    symbols = np.where(tokens < 0, -size, size)
-    if at != len(data) or symbols.astype(dtype).astype(np.int64).tobytes() != symbols.tobytes():
+    size *= np.sign(tokens)
+    symbols = size.astype(dtype)
+    if at != len(data) or (symbols != size).any():
         raise ArtifactError("the end of a rans stream is not its own; fetch the file again")
-    return symbols.astype(dtype)
+    return symbols
