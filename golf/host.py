@@ -94,12 +94,17 @@ class Host:
 
 @contextmanager
 def join() -> Iterator[Host]:
-    """The host of this process; under torchrun it joins the process group and leaves it at the end."""
+    """The host of this process; under torchrun it joins the process group and leaves it at the end.
+
+    On a CPU whatever the process computes from then on repeats bit for bit with the same versions and threads.
+    """
     world, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     device = torch.device("cpu")
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
+    else:
+        add_in_order()
     if world == 1:
         yield Host(device=device)
         return
@@ -108,6 +113,16 @@ def join() -> Iterator[Host]:
         yield Host(rank, world, device)
     finally:
         dist.destroy_process_group()
+
+
+def add_in_order() -> None:
+    """Have this process take every sum in one order: as many threads then come to the same bits each time.
+
+    Without it threads race to add up the gradients of looked-up rows in a compiled graph. It costs a CPU nothing, but
+    forces slow kernels on a GPU, where a run therefore repeats closely and not to the bit.
+    """
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # the mode's other half guards against bugs, at a price
 
 
 def rank() -> int:
