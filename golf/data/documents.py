@@ -99,6 +99,8 @@ def _decode(data: bytes, where: str) -> str:
 
 def spelled(text: str, where: str) -> str:
     """The text, when UTF-8 can spell it; else raises DataError."""
-    if any("\ud800" <= char <= "\udfff" for char in text):
-        raise DataError(f"{where} has half of a surrogate pair, which UTF-8 cannot spell; remove it")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(f"{where} has half of a surrogate pair, which UTF-8 cannot spell; remove it") from error
     return text

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from scipy.optimize import brentq
 from torch import Tensor
 
 from golf.contracts import QTensor, Role, SpecError
@@ -67,6 +66,8 @@ class Sizes:
 
     def octaves(self, bytes_: float) -> float:
         """Where the size comes down to so many bytes, between the finest and the coarsest sensible steps."""
+        from scipy.optimize import brentq  # half a second to load, and whoever asks has minutes of work before them
+
         if self.at(self.finest) <= bytes_:
             return self.finest
         if self.at(self.coarsest) >= bytes_:

@@ -32,6 +32,7 @@ from golf.publish.use import curves
 from golf.publish.use.efforts import EFFORTS
 from golf.publish.use.source import Source, open_source
 from golf.quant import abreast, reach, report, symmetry
+from golf.quant.aimed import Aimed
 from golf.quant.apply import Calibration, Plan, QuantSpec
 from golf.quant.beam import Beam
 from golf.quant.squeeze import Squeeze
@@ -56,7 +57,7 @@ def squeeze(effort: str, window: int) -> QuantizeSettings:
     calibration = Calibration(sequences=max(1, chosen.tokens // window), rows=TOGETHER // window)
     two_grids = Beam(survivors=chosen.survivors) if chosen.survivors else Trellis()
     every = dict.fromkeys(("matrix", "head", "embed"), two_grids)
-    quant = Squeeze(**every, calibration=calibration, learn=chosen.steps)
+    quant = Aimed(**every, calibration=calibration, learn=chosen.steps)
     return QuantizeSettings(quant=quant, pack=PackSpec(codec=Rans()))
 
 
