@@ -79,6 +79,22 @@ class Aimed(Squeeze):
                 off = now.bytes / ideal(octaves)
         return super().fit(weights, roles, hessians, size_of=size_of, cap=cap, sink=sink)
 
+    def pay(
+        self,
+        learned: Fitted,
+        weights: Mapping[str, Tensor],
+        roles: Mapping[str, Role],
+        hessians: Mapping[str, Curvature],
+        *,
+        size_of: Sizes,
+        cap: int,
+    ) -> Fitted | None:
+        """As `Squeeze.pay`, by rows of some tensors where they can."""
+        told = weights, roles, hessians
+        return self.meet(learned, *told, size_of=size_of, cap=cap) or super().pay(
+            learned, *told, size_of=size_of, cap=cap
+        )
+
     def meet(
         self,
         fitted: Fitted,

@@ -119,12 +119,13 @@ class Squeeze(Plan):
         cap: int | None,
         host: Host,
         sink: Sink,
+        answers: refine.Answers | None = None,
     ) -> Fitted:
         """What fitted, with control tensors that make up for the codes of the others (`golf.quant.refine`), on
         their own steps. Where their bytes differ from what they were, some rows of the others pay for it. The model
         holds the untouched weights."""
         rounded, roles = dequantize(fitted.qtensors), model.roles()
-        learned = refine.refine(model, rounded, batches, steps=self.learn, host=host, sink=sink)
+        learned = refine.refine(model, rounded, batches, steps=self.learn, host=host, sink=sink, answers=answers)
         known = {name: roles[name] for name in learned}
         controls = quantize(learned, known, hessians, self, fitted.multiplier)
         found = fitted.qtensors | controls
@@ -132,14 +133,30 @@ class Squeeze(Plan):
         if cap is None or size in room(cap) or (size < cap and fitted.bytes not in room(cap)):
             return replace(fitted, qtensors=found, bytes=size)
         weights = {name: W.detach() for name, W in model.named_parameters()}
-        further = 2.0 ** (ASIDE if size > cap else -ASIDE)
-        other = quantize(weights, roles, hessians, self, fitted.multiplier * further) | controls
-        sizes = size, size_of(other)
-        pair = (found, other) if size > cap else (other, found)
+        learned = replace(fitted, qtensors=found, bytes=size)
+        return self.pay(learned, weights, roles, hessians, size_of=size_of, cap=cap) or fitted
+
+    def pay(
+        self,
+        learned: Fitted,
+        weights: Mapping[str, Tensor],
+        roles: Mapping[str, Role],
+        hessians: Mapping[str, Curvature],
+        *,
+        size_of: Callable[[dict[str, QTensor]], int],
+        cap: int,
+    ) -> Fitted | None:
+        """The same control tensors, with rows of the others finer or coarser, so that they use up the cap; None where
+        that cannot be."""
+        kept = {name: q for name, q in learned.qtensors.items() if roles[name] is Role.CONTROL}
+        further = 2.0 ** (ASIDE if learned.bytes > cap else -ASIDE)
+        other = quantize(weights, roles, hessians, self, learned.multiplier * further) | kept
+        sizes = learned.bytes, size_of(other)
+        pair = (learned.qtensors, other) if learned.bytes > cap else (other, learned.qtensors)
         if not min(sizes) <= cap < max(sizes):
-            return fitted
+            return None
         found, size = ramp.between(*pair, (max(sizes), min(sizes)), room(cap), size_of)
-        return replace(fitted, qtensors=found, bytes=size)
+        return replace(learned, qtensors=found, bytes=size)
 
 
 def room(cap: int) -> range:

@@ -15,7 +15,7 @@ from golf.host import Host
 from golf.quant import report, symmetry
 from golf.quant.apply import dequantize
 from golf.quant.beam import Beam
-from golf.quant.refine import refine
+from golf.quant.refine import key, learn, overheard, refine
 from golf.quant.report import entropy
 from golf.quant.squeeze import Squeeze, room
 from golf.quant.trellis import Trellis
@@ -116,3 +116,32 @@ def test_weights_are_squeezed_where_the_model_is(model, batches, device):
         fitted = spec.fit(weights, model.roles(), known, **rest)
         found = spec.refine(fitted, model, known, batches, host=host, **rest)
         assert 0 < sum(row.loss for row in report.rows(weights, found.qtensors, known)) < 0.2
+
+
+def test_parts_learn_what_as_many_ranks_would(model, batches):
+    """Two parts share their gradients, so a step follows the mean over both batches."""
+    rounded = damaged(model)
+    both = [torch.cat(pair) for pair in zip(batches[::2], batches[1::2])]
+    # One part of whole batches; a Host of another device type than the CPU's would also be one.
+    begin = {name: rounded[name] for name, role in model.roles().items() if role is Role.CONTROL}
+    fixed = {name: W for name, W in rounded.items() if name not in begin}
+    alone = learn(model, fixed, begin, both, Host(), steps=4, sink=quiet, answers={})
+    shared = refine(model, rounded, batches, steps=4, host=Host(), sink=quiet)
+    for name, W in shared.items():
+        torch.testing.assert_close(W, alone[name], rtol=1e-3, atol=1e-5)
+
+
+def test_answers_overheard_are_learned_from_as_new_ones(model, batches, monkeypatch):
+    rounded = damaged(model)
+    monkeypatch.setattr("golf.quant.refine.KEPT_BYTES", 3 * 4 * 32 * 300 * 4)  # room for three of the batches
+    with overheard(model, batches) as answers:
+        for ids_BT in reversed(batches):
+            model(ids_BT)
+    assert set(answers) == {key(ids_BT) for ids_BT in batches[:3]}  # whichever was read first
+    again = refine(model, rounded, batches, steps=4, host=Host(), sink=quiet, answers=answers)
+    anew = refine(model, rounded, batches, steps=4, host=Host(), sink=quiet)
+    for name, W in anew.items():
+        torch.testing.assert_close(again[name], W)
+    answers[key(batches[0])] *= 2
+    other = refine(model, rounded, batches, steps=4, host=Host(), sink=quiet, answers=answers)
+    assert any(not torch.allclose(other[name], W) for name, W in anew.items())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from golf import host as hosts
 from golf import recipe as recipes
 from golf.arch import apart, symmetries
-from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, RunResult, Sink, Stream, emit, quiet
+from golf.contracts import Corpus, DataError, HessianError, Hessians, QTensor, RunResult, Sink, emit, quiet
 from golf.data import ids as token_ids
 from golf.data import local, shards, speaking, stream
 from golf.host import Host, write_atomic
-from golf.pack import container, rans
+from golf.pack import container, spent
 from golf.pack.container import PackSpec
 from golf.pack.rans import Rans
 from golf.pack.remembered import Remembered
@@ -31,7 +31,7 @@ from golf.publish.files import read_result
 from golf.publish.use import curves
 from golf.publish.use.efforts import EFFORTS
 from golf.publish.use.source import Source, open_source
-from golf.quant import abreast, reach, report, symmetry
+from golf.quant import abreast, reach, refine, report, symmetry
 from golf.quant.aimed import Aimed
 from golf.quant.apply import Calibration, Plan, QuantSpec
 from golf.quant.beam import Beam
@@ -96,7 +96,8 @@ def quantize_weights(
     with hosts.join() as host, alone(host.device) if squeezes else nullcontext():
         model.to(host.device)
         batches = list(calibration_batches(source, settings.quant, calibration) or ())
-        hessians = collect(settings.quant, model, batches, host, sink) if batches else Hessians({}, 0)
+        with refine.overheard(model, batches if squeezes else ()) as answers:
+            hessians = collect(settings.quant, model, batches, host, sink) if batches else Hessians({}, 0)
         weights = {name: W.to(host.device) for name, W in source.weights.items()}
         known, roles = hessians.by_name, model.roles()
         if squeezes:
@@ -105,7 +106,7 @@ def quantize_weights(
         fitted = settings.quant.fit(weights, roles, known, size_of=size_of, cap=cap, sink=sink)
         if squeezes:
             fitted = settings.quant.refine(
-                fitted, model, known, batches, size_of=size_of, cap=cap, host=host, sink=sink
+                fitted, model, known, batches, size_of=size_of, cap=cap, host=host, sink=sink, answers=answers
             )
     blob = container.dump(fitted.qtensors, source.about, pack)
     write_atomic(output, blob)
@@ -113,9 +114,11 @@ def quantize_weights(
         write_atomic(output.with_suffix(".tokenizer.model"), source.spelled)
     ratio = _tokens_per_byte(source, batches) if batches and (source.spelled or curve) else None
 
+    bits = _coded(fitted.qtensors) if isinstance(settings.pack.codec, Rans) else {}
+
     def described(named: tuple[str, QTensor]) -> dict[str, Any]:
         (row,) = report.rows(weights, dict([named]), known)
-        return asdict(row) | _costs(row, named[1], settings.pack, ratio)
+        return asdict(row) | _costs(row, bits.get(row.name), ratio)
 
     result = {
         "artifact": str(output),
@@ -154,17 +157,19 @@ def watched(batches: Sequence[Tensor], sink: Sink) -> Iterator[Tensor]:
         yield ids_BT
 
 
-def _costs(row: report.Row, qtensor: QTensor, pack: PackSpec, tokens_per_byte: float | None) -> dict[str, float | None]:
+def _coded(qtensors: Mapping[str, QTensor]) -> dict[str, float]:
+    """Bits that rans takes for each tensor, steps included."""
+    found: dict[str, float] = {}
+    for shares in abreast.each(lambda shared: spent.spent(*shared), spent.streams(qtensors)):
+        for name, bits in shares.items():
+            found[name] = found.get(name, 0.0) + bits
+    return found
+
+
+def _costs(row: report.Row, bits: float | None, tokens_per_byte: float | None) -> dict[str, float | None]:
     """coded: bits a weight as the codec stores them, steps included.  tax: predicted, bits per byte.  None where
     nobody knows, or for tensors so small that they share what a stream costs in itself."""
-    coded = None
-    if isinstance(pack.codec, Rans) and row.parameters >= 1024:
-        streams = [
-            Stream(array.ravel(), qtensor.alphabets[part], array.shape[-1], heights=(array.size // array.shape[-1],))
-            for part, array in qtensor.parts.items()
-            if part in qtensor.alphabets and array.ndim
-        ]
-        coded = sum(rans.cost(stream) for stream in streams) / row.parameters
+    coded = None if bits is None or row.parameters < 1024 else bits / row.parameters
     tax = None if row.loss is None or tokens_per_byte is None else row.loss / math.log(2) * tokens_per_byte
     return {"coded": coded, "tax": tax}
 
