@@ -101,6 +101,8 @@ class GeluGPTSpec:
 
 
 class Attention(nn.Module):
+    """Queries and keys are rotated first and normed then; a gate per value head lets the value embedding in."""
+
     def __init__(self, spec: GeluGPTSpec, layer: int) -> None:
         super().__init__()
         wide = spec.kv_heads * spec.head_dim
@@ -126,6 +128,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Four times as wide inside."""
+
     def __init__(self, spec: GeluGPTSpec) -> None:
         super().__init__()
         self.c_fc = Linear(spec.dim, 4 * spec.dim)
@@ -138,6 +142,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention, then the MLP, each on the normed residual and added to it."""
+
     def __init__(self, spec: GeluGPTSpec, layer: int) -> None:
         super().__init__()
         self.attn = Attention(spec, layer)
@@ -151,6 +157,9 @@ class Block(nn.Module):
 
 
 class GeluGPT(Decoder):
+    """The model. Every block reads a mix of the residual and of the first one; at the end a part of the middle one is
+    taken back out."""
+
     flip = True
 
     def __init__(self, spec: GeluGPTSpec) -> None:

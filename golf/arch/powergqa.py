@@ -89,6 +89,8 @@ class Local(nn.Module):
 
 
 class Attention(nn.Module):
+    """Talking heads over grouped values, a gate for each head, and a short convolution beside them."""
+
     def __init__(self, spec: PowerGQASpec, layer: int) -> None:
         super().__init__()
         self.q = Linear(spec.dim, spec.dim)
@@ -140,6 +142,8 @@ def _blend(x_BHTS: Tensor, mix_HH: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
+    """SwiGLU."""
+
     def __init__(self, spec: PowerGQASpec) -> None:
         super().__init__()
         self.gate = Linear(spec.dim, spec.hidden)
@@ -151,6 +155,8 @@ class MLP(nn.Module):
 
 
 class PowerGQA(Decoder):
+    """The model."""
+
     def __init__(self, spec: PowerGQASpec) -> None:
         super().__init__()
         self.spec = spec

@@ -75,6 +75,8 @@ class QEDSpec:
 
 
 class Attention(nn.Module):
+    """As many value heads as query heads, rotary; some weights dropped while training, if the spec says so."""
+
     def __init__(self, spec: QEDSpec) -> None:
         super().__init__()
         self.q_proj = spec.linear(spec.dim, spec.dim)
@@ -105,6 +107,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """SwiGLU."""
+
     def __init__(self, spec: QEDSpec) -> None:
         super().__init__()
         self.gate_proj = spec.linear(spec.dim, spec.hidden)
@@ -116,6 +120,8 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
+    """Attention, then the MLP, each on the residual under a norm with gains, and added to it."""
+
     def __init__(self, spec: QEDSpec) -> None:
         super().__init__()
         self.input_norm = Norm(spec.dim, spec.eps)

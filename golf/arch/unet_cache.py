@@ -6,15 +6,20 @@ token (bigrams) and its normed embedding (smear gate); skips and the first resid
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
 from golf.arch.cache import Cache, Reading
 from golf.arch.layers import tail_of
-from golf.arch.unet import UNet
+
+if TYPE_CHECKING:  # it imports this module, when it reads on
+    from golf.arch.unet import UNet
 
 
 def open_cache(model: UNet, rows: int, window: int | None) -> Cache:
+    """Nothing read yet. Blocks keep keys before rotation, those of the last `window` tokens or all."""
     return Cache(rows, [window] * model.spec.layers, raw=True)
 
 

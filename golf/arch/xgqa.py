@@ -62,6 +62,8 @@ class GPTSSpec:
 
 
 class Attention(nn.Module):
+    """Grouped queries, rotary; what a head returns has no part along its own value (exclusive self-attention)."""
+
     def __init__(self, spec: GPTSSpec) -> None:
         super().__init__()
         self.q_proj = Linear(spec.dim, spec.heads * spec.head_dim)
@@ -81,6 +83,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """SwiGLU."""
+
     def __init__(self, spec: GPTSSpec) -> None:
         super().__init__()
         self.gate_proj = Linear(spec.dim, spec.hidden)
@@ -100,9 +104,7 @@ class GPTS(Decoder):
         super().__init__()
         self.spec = spec
         self.tok_emb = Embedding(spec.vocab, spec.dim)
-        self.blocks = nn.ModuleList(
-            Block(spec.dim, spec.eps, Attention(spec), MLP(spec)) for _ in range(spec.layers)
-        )
+        self.blocks = nn.ModuleList(Block(spec.dim, spec.eps, Attention(spec), MLP(spec)) for _ in range(spec.layers))
         self.norm = Norm(spec.dim, spec.eps)
         self.lm_head = None if spec.tied else Linear(spec.dim, spec.vocab)
         self.reset()

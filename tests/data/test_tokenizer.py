@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared" / "data"
 STOCK = sorted((SHARED / "tokenizers").glob("*.model"))
 REVIEWS = SHARED / "reviews" / "docs_val.jsonl.zst"
-TEXTS = [path.read_text() for path in sorted((ROOT / "golf").rglob("*.py"))]
+TEXTS = [path.read_text() for path in sorted((ROOT / "golf" / "data").glob("*.py"))]
 needs_shared = pytest.mark.skipif(not STOCK, reason="the challenge's tokenizers are not on this machine")
 
 
@@ -158,6 +158,26 @@ def test_unused_pieces_spell_nothing():
     control, defined = processor.piece_to_id("<ctl>"), processor.piece_to_id("\u2581\u2581x")
     assert (table.bytes_V[control], table.opens_V[control], table.boundary_V[control]) == (0, False, True)
     assert (table.bytes_V[defined], table.opens_V[defined]) == (2, True)
+
+
+def test_ids_go_into_the_narrower_type_that_holds_them():
+    assert [tokenizer.id_type(vocab) for vocab in (2, 1 << 16, (1 << 16) + 1, 151_665)] == [
+        np.uint16, np.uint16, np.uint32, np.uint32,
+    ]  # fmt: skip
+
+
+def test_documents_may_begin_with_id_zero_but_not_with_none():
+    def trained(bos):
+        made = io.BytesIO()
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(TEXTS), model_writer=made, model_type="bpe", vocab_size=400, minloglevel=2,
+            byte_fallback=True, bos_id=bos, unk_id=1, eos_id=-1,
+        )  # fmt: skip
+        return made.getvalue()
+
+    assert Tokenizer(trained(0)).bos == 0
+    with pytest.raises(DataError, match="no BOS piece"):
+        Tokenizer(trained(-1))
 
 
 def test_foreign_files_are_refused(tmp_path, model):

@@ -148,6 +148,10 @@ def changed(made, **parts):
         ({"pre_tokenizer": {"type": "Whitespace"}}, "pre-tokenizer Whitespace drops characters"),
         ({"pre_tokenizer": None}, "neither bytes nor pieces"),
         ({"normalizer": {"type": "ByteLevel"}}, "neither bytes nor pieces"),
+        (
+            {"pre_tokenizer": None, "normalizer": {"type": "Replace", "pattern": {"String": "x"}, "content": "y"}},
+            "neither bytes nor pieces",
+        ),
         ({"dropout": 0.1}, "at random"),
         ({"end_of_word_suffix": "</w>"}, "parts of words"),
         ({"type": "WordPiece"}, "its model is WordPiece, not BPE"),

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from golf.contracts import ArtifactError, QTensor, Role
 from golf.pack.container import DIGEST, PREFIX, VERSION, PackSpec, dump, load
 from golf.pack.rans import Rans
+from golf.pack.streams import check_symbols
 from golf.pack.xz import Xz, deflate, inflate
 from golf.pack.zstd import Zstd
 
@@ -65,6 +66,15 @@ def test_round_trip(spec):
     header, tensors = load(dump(model(), HEADER, spec))
     assert header == HEADER
     assert same(tensors, model())
+
+
+@pytest.mark.parametrize("alphabet, low, high", [(255, -127, 127), (256, -128, 127), (3, -1, 1), (2, -1, 0)])
+def test_symbols_end_where_their_alphabet_does(alphabet, low, high):
+    """On either side alone: one that is out is refused when written, and would be when read."""
+    check_symbols("a stream", np.array([low, 0, high], np.int16), alphabet)
+    for wrong in (low - 1, high + 1):
+        with pytest.raises(ArtifactError, match=f"its alphabet is {low}..{high}"):
+            check_symbols("a stream", np.array([0, wrong], np.int16), alphabet)
 
 
 def test_nothing_at_all_round_trips():

@@ -108,6 +108,14 @@ def test_nothing_to_read_is_refused():
         collect(Tied(), [], host=Host())
 
 
+def test_a_gradient_that_is_not_finite_is_refused_by_name():
+    """One entry is enough: it would make that row's step, and no other's, meaningless."""
+    model = Tied()
+    model.matrix.register_hook(lambda slope: slope.index_fill(0, torch.tensor([2]), torch.inf))
+    with pytest.raises(HessianError, match="matrix .* is not finite"):
+        collect(model, [torch.tensor([[0, 1, 2, 3]])], host=Host())
+
+
 def test_predicted_loss_is_the_quadratic_form_written_out():
     random = torch.Generator().manual_seed(1)
     X, E = torch.randn(9, 4, generator=random), torch.randn(3, 4, generator=random)
