@@ -213,12 +213,11 @@ def quantize_table(report: dict) -> Table:
     knows = all(row.get("tax") is not None for row in report["tensors"])
     table = Table(title=report["artifact"], title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("tensor", no_wrap=True)
-    for name in ("role",) if knows else ("role", "method"):
-        table.add_column(name)
-    for name in ("parameters", "mean step", "bits", *(("coded", "tax") if knows else ("error",))):
+    table.add_column("role" if knows else "method", no_wrap=True)  # both do not fit into 80 columns; --json has them
+    for name in ("parameters", "step", "bits", *(("coded", "tax") if knows else ("error",))):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report["tensors"]:
-        first = [row["name"], row["role"], *([] if knows else [row["method"]]), f"{row['parameters']:,}"]
+        first = [row["name"], row["role" if knows else "method"], f"{row['parameters']:,}"]
         step = f"{row['scale']:.3g}" if row["scale"] else ""
         coded = f"{row['coded']:.2f}" if row.get("coded") else ""
         last = [coded, f"{row['tax']:.1e}"] if knows else [f"{row['error']:.1e}"]
@@ -226,8 +225,6 @@ def quantize_table(report: dict) -> Table:
     table.add_section()
     cap = f"of {report['cap']:,}" if report["cap"] else ""
     size, times = f"{report['bytes_model']:,}", f"x{report['scale_multiplier']:.3f}"
-    if knows:
-        table.add_row("bytes", "", size, cap, "", times, f"{sum(row['tax'] for row in report['tensors']):.1e}")
-    else:
-        table.add_row("bytes", "", "", size, cap, "", times)
+    whole = [f"{sum(row['tax'] for row in report['tensors']):.1e}"] if knows else []
+    table.add_row("bytes", "", size, cap, "", times, *whole)
     return table

@@ -61,6 +61,14 @@ def test_the_kind_of_deviation_is_recognized(tmp_path):
     assert any("its seeds give" in note for note in found.notes)
 
 
+@pytest.mark.parametrize("stated, said", [(1.11, False), (1.11004, False), (1.1101, True), (None, False)])
+def test_a_score_that_is_not_its_seeds_mean_is_said(tmp_path, stated, said):
+    """Half a unit in the fourth digit is rounding; a score that is not stated is not made up from its seeds."""
+    found = entry(tmp_path, PLAIN | {"val_bpb": stated, "seeds": SCORES})
+    assert found.val_bpb == stated
+    assert any("is not the mean of its seeds, 1.11" in note for note in found.notes) == said
+
+
 def test_renamed_fields_are_found_and_named(tmp_path):
     values = {"title": "T", "code_bytes": 50_000, "mean_val_bpb": 1.2, "std_val_bpb": 0.1, "total_bytes": 15_000_000}
     found = entry(tmp_path, values)

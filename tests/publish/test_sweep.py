@@ -51,6 +51,11 @@ def test_values_with_commas(small):
     assert plan(small, f"{LR}=1..2", method="tpe").axes[LR] == Range(1.0, 2.0, False, True)
 
 
+def test_a_folder_above_is_no_range(small):
+    made = plan(small, "data.train=../shards/web.jsonl", f"{LR}=0.01,0.02")
+    assert made.fixed == ("data.train=../shards/web.jsonl",) and list(made.axes) == [LR]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

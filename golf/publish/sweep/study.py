@@ -109,7 +109,7 @@ def plan(
 
 def _axis(path: str, text: str) -> tuple[str, ...] | Range | None:
     low, dots, high = text.partition("..")
-    if dots:
+    if dots and "/" not in text:  # a folder at ../shards is no range
         high, _, how = high.partition(":")
         try:
             ends = float(low), float(high)
