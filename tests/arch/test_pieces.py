@@ -5,7 +5,7 @@ import torch
 
 from golf.arch import attention
 from golf.arch.attention import bias
-from golf.arch.pieces import Pieces
+from golf.arch.pieces import Pieces, forth
 from golf.arch.unet import BigramHash, UNetSpec, ValueEmbedding
 from golf.contracts import SpecError
 from golf.host import Host
@@ -55,6 +55,12 @@ def test_the_last_queries_alone():
     wanted = query_by_query(q, k, v)
     torch.testing.assert_close(Pieces(rows=6).attend(q, k, v, None), wanted)
     torch.testing.assert_close(Pieces(rows=6).attend(q, k, v, bias(None, 11, 5, q)), wanted)
+
+
+@pytest.mark.parametrize(("time", "keys", "count", "groups", "rows"), [(13, 13, 4, 2, 8), (5, 11, 6, 2, 6)])
+def test_a_compiler_is_told_the_shapes_that_come_out(time, keys, count, groups, rows):
+    q, k, v = torch.randn(2, time, count, 4), torch.randn(2, keys, groups, 4), torch.randn(2, keys, groups, 4)
+    torch.library.opcheck(forth, (q, k, v, None, rows), test_utils=("test_schema", "test_faketensor"))
 
 
 def test_later_tokens_change_nothing():

@@ -70,7 +70,11 @@ def test_equals_one_pass_per_token(window):
 
 def test_batches_change_nothing():
     model, requests = unet(), draw(30)
-    small, large = (log_probabilities(model, requests, window=64, batch_tokens=size) for size in (1, 10**6))
+    told = []
+    small = log_probabilities(model, requests, window=64, batch_tokens=1, sink=told.append)
+    large = log_probabilities(model, requests, window=64, batch_tokens=10**6)
+    done = [event.values["done"] for event in told]
+    assert done == sorted(done) and done[-1] == told[-1].values["total"] and len(set(done)) == len(done) > 3
     for a, b in zip(small, large):
         assert a.log_probability == pytest.approx(b.log_probability, abs=1e-5)
 

@@ -36,6 +36,14 @@ def test_clock_never_overruns_and_wastes_little(seed, every):
     assert clock.elapsed > 60.0 - 2 * 1.0 * MARGIN
 
 
+def test_before_any_step_nothing_is_known_of_steps():
+    now = FakeTime()
+    clock = Clock(10.0, alone, now)
+    assert clock.elapsed == clock.step_seconds == clock.projected == 0 and clock.seconds_left == 10
+    now.seconds += 4.0
+    assert clock.read() == 4.0 and clock.step_seconds == 0, "waiting is no step"
+
+
 def test_a_slow_step_makes_the_clock_careful():
     now = FakeTime()
     clock = Clock(10.0, alone, now)
