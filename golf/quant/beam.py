@@ -11,7 +11,7 @@ Source: the M-algorithm, Anderson and Mohan 1984; on lattices, Guo and Nilsson, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +63,12 @@ class Beam(Trellis):
         if self.grids == 1:
             return self.on_one(W, curvature, step)
         return round_on_two(W, curvature, step, self._path, self.on_one)
+
+    def together(
+        self, weights: Mapping[str, Tensor], hessians: Mapping[str, Curvature], multiplier: float
+    ) -> dict[str, QTensor]:
+        """One after the other: so many survivors keep a device busy."""
+        return self.in_threads(weights, hessians, multiplier)
 
     def on_one(self, W: Tensor, curvature: Curvature, step: float) -> QTensor:
         """As `waterfill.round_tensor`, whose codes it returns with one survivor and no sweeps."""

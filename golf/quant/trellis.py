@@ -19,11 +19,11 @@ import torch
 from torch import Tensor
 
 from golf.contracts import QTensor
-from golf.quant import abreast
+from golf.quant import abreast, stacked
 from golf.quant.fisher import INPUT_DAMP, Curvature
-from golf.quant.gptq import factor
+from golf.quant.gptq import STACK_ELEMENTS, factor
 from golf.quant.grid import QUARTERS, as_rows, power_step, take_parts
-from golf.quant.viterbi import NEXT, path
+from golf.quant.viterbi import path
 from golf.quant.waterfill import Waterfill, pack, quarters, round_tensor
 
 # The two ways into each state, as twice the state before plus the parity.
@@ -46,9 +46,38 @@ class Trellis(Waterfill):
     def quantize(
         self, weights: Mapping[str, Tensor], hessians: Mapping[str, Curvature], multiplier: float
     ) -> dict[str, QTensor]:
+        if any(W.is_cuda for W in weights.values()):
+            return self.together(weights, hessians, multiplier)
+        return self.in_threads(weights, hessians, multiplier)
+
+    def in_threads(
+        self, weights: Mapping[str, Tensor], hessians: Mapping[str, Curvature], multiplier: float
+    ) -> dict[str, QTensor]:
+        """A tensor a thread, the largest first, so that threads end together."""
+        order = sorted(weights.items(), key=lambda named: -named[1].numel())
         one = super().quantize
-        found = abreast.each(lambda named: one(dict([named]), hessians, multiplier), weights.items())
+        found = abreast.each(lambda named: one(dict([named]), hessians, multiplier), order)
         return {name: qtensor for part in found for name, qtensor in part.items()}
+
+    def together(
+        self, weights: Mapping[str, Tensor], hessians: Mapping[str, Curvature], multiplier: float
+    ) -> dict[str, QTensor]:
+        """The same, matrices of a shape at once, for devices that take as long for many as for one."""
+        found, alike = {}, {}
+        for name, W in weights.items():
+            aimed = aim(W, hessians[name], self.step * multiplier) if name in hessians else None
+            if aimed is None:
+                found |= super().quantize({name: W}, hessians, multiplier)
+            else:
+                alike.setdefault(aimed.visited_KR.shape, {})[name] = aimed
+        for shape, group in alike.items():
+            names, many = list(group), max(1, STACK_ELEMENTS // shape.numel())
+            for some in (names[first : first + many] for first in range(0, len(names), many)):
+                W_MKR = torch.stack([group[name].visited_KR for name in some])
+                U_MKK = torch.stack([group[name].U_KK for name in some])
+                for name, codes_KR in zip(some, stacked.path(W_MKR, U_MKK)):
+                    found[name] = group[name].packed(weights[name], codes_KR)
+        return found
 
     @staticmethod
     def round(W: Tensor, curvature: Curvature, step: float) -> QTensor:
@@ -76,19 +105,41 @@ def round_on_two(
     round_on_one: Callable[[Tensor, Curvature, float], QTensor],
 ) -> QTensor:
     """A tensor on two grids, by codes that `paths` finds; by `round_on_one` where they would not pay."""
-    if curvature.inputs_KK is None:
+    aimed = aim(W, curvature, step)
+    if aimed is None:
         return round_on_one(W, curvature, step)
+    return aimed.packed(W, paths(aimed.visited_KR, aimed.U_KK))
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a search for codes of a matrix needs: weights in steps and the factor, in visiting order."""
+
+    rows: Tensor
+    columns: Tensor
+    visited_KR: Tensor
+    U_KK: Tensor
+
+    def packed(self, W: Tensor, codes_KR: Tensor) -> QTensor:
+        """The tensor on codes that were found."""
+        codes_RK = codes_KR.new_empty(codes_KR.shape[::-1])
+        codes_RK[:, visits(self.columns).to(codes_KR.device)] = codes_KR.T
+        return replace(pack(W, codes_RK, {"rows": self.rows, "columns": self.columns}), method=Trellis.name)
+
+
+def aim(W: Tensor, curvature: Curvature, step: float) -> Aim | None:
+    """None where two grids would not pay."""
+    if curvature.inputs_KK is None:
+        return None
     W_RK = as_rows(W).double()
     rows, columns = quarters(W_RK, curvature, WIDER * step)
     order_K, step_K = visits(columns), power_step(columns).double()
     scaled_RK = W_RK / (power_step(rows).double()[:, None] * step_K)
     if (scaled_RK.abs() < 0.5).double().mean() > ZEROS:
-        return round_on_one(W, curvature, step)
+        return None
     damped = factor(curvature.name, curvature.inputs_KK[order_K][:, order_K], INPUT_DAMP, act_order=False)
-    visited_KR = scaled_RK[:, order_K].T.masked_fill(damped.dead_K[:, None], 0)
-    codes_RK = torch.empty_like(scaled_RK)
-    codes_RK[:, order_K] = paths(visited_KR, damped.U_KK / step_K[order_K]).T.to(codes_RK)
-    return replace(pack(W, codes_RK, {"rows": rows, "columns": columns}), method=Trellis.name)
+    visited_KR = scaled_RK.T[order_K].masked_fill_(damped.dead_K[:, None], 0)
+    return Aim(rows, columns, visited_KR, damped.U_KK / step_K[order_K])
 
 
 def paths(W_KR: Tensor, U_KK: Tensor) -> Tensor:
@@ -102,13 +153,17 @@ def visits(columns_K: Tensor) -> Tensor:
 
 
 def halves(codes_KR: Tensor, order_K: Tensor) -> Tensor:
-    """Codes as whole halves of a step, whole numbers like the codes themselves."""
-    following, found_KR = torch.tensor(NEXT), 2 * codes_KR
-    state_R = torch.zeros(codes_KR.shape[1], dtype=torch.int64)
-    for column in order_K.tolist():
-        code_R = codes_KR[column]
-        found_KR[column] -= code_R.sign() * (state_R >> 1)
-        state_R = following[state_R, code_R & 1]
+    """Codes as whole halves of a step, whole numbers like the codes themselves.
+
+    Whether a column is on the second grid, the higher bit of its state, is told by the parities of the codes one,
+    three, five, .. columns before it: NEXT written out.
+    """
+    odd_KR, second_KR = (codes_KR[order_K] & 1).byte(), torch.zeros(codes_KR.shape, dtype=torch.uint8)
+    for begin in 0, 1:
+        parities_KR = odd_KR[begin:-1:2].cumsum(0, dtype=torch.uint8) & 1
+        second_KR[begin + 1 :: 2] = parities_KR
+    found_KR = 2 * codes_KR
+    found_KR[order_K] -= codes_KR[order_K].sign() * second_KR
     return found_KR
 
 

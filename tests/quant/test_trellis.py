@@ -14,7 +14,7 @@ from test_waterfill import curved
 
 from golf.contracts import ArtifactError, QTensor
 from golf.pack import rans
-from golf.quant import viterbi
+from golf.quant import stacked, viterbi
 from golf.quant.apply import dequantize
 from golf.quant.fisher import Curvature
 from golf.quant.ramp import join
@@ -42,7 +42,7 @@ def test_ways_are_the_transitions_backwards():
 @given(st.lists(st.integers(-30000, 30000), max_size=40), st.randoms())
 def test_levels_are_told_by_parities_in_visiting_order(codes, random):
     order = random.sample(range(len(codes)), len(codes))
-    found = halves(torch.tensor(codes).reshape(-1, 1), torch.tensor(order, dtype=torch.int64))[:, 0]
+    found = halves(torch.tensor(codes, dtype=torch.int64).reshape(-1, 1), torch.tensor(order, dtype=torch.int64))[:, 0]
     assert (found[order] / 2).tolist() == spelled([codes[place] for place in order])
 
 
@@ -73,6 +73,27 @@ def test_deciding_far_behind_changes_next_to_nothing(monkeypatch):
     found = path(W_KR, U_KK)
     monkeypatch.setattr(viterbi, "DEPTH", 200)
     assert (found != path(W_KR, U_KK)).any(dim=0).sum() < 10
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_many_matrices_at_once_take_the_paths_they_take_alone(device):
+    alone = [in_steps(*curved(40, 150, seed)) for seed in range(3)]
+    together = (torch.stack(parts).to(device) for parts in zip(*alone))
+    assert torch.equal(stacked.path(*together).cpu(), torch.stack([path(*parts) for parts in alone]))
+
+
+def test_the_same_tensors_together_as_one_by_one():
+    shapes = {"a": (20, 30), "b": (20, 30), "c": (30, 20), "zeros": (20, 30), "gain": (1, 30)}
+    weights, known = zip(*(curved(*shape, seed) for seed, shape in enumerate(shapes.values())))
+    weights, known = dict(zip(shapes, weights)), dict(zip(shapes, known))
+    weights["zeros"] = weights["zeros"] / 1000
+    known["gain"] = replace(known["gain"], inputs_KK=None)
+    plan = Trellis(step=0.003)
+    one, all_ = plan.in_threads(weights, known, 1.0), plan.together(weights, known, 1.0)
+    assert {name: q.method for name, q in one.items()} == {name: q.method for name, q in all_.items()}
+    assert {q.method for q in one.values()} == {"trellis", "waterfill"}
+    for name, q in one.items():
+        assert all(np.array_equal(q.parts[part], all_[name].parts[part]) for part in q.parts)
 
 
 def test_better_than_one_grid():
