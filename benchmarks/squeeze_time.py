@@ -8,6 +8,7 @@ Bounds, on two cores: 20 minutes, and 4 minutes with `--effort fast`; 4 GB.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import resource
 import subprocess
@@ -16,13 +17,13 @@ import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from golf import recipe as recipes
 from golf.arch import families
 from golf.contracts import Role
-from golf.data.tokenizer import Tokenizer
 from golf.run import with_tokenizer
 from golf.train import checkpoint
 
@@ -30,22 +31,19 @@ RECORD = Path(__file__).resolve().parents[1] / "records/10min_16mb/2026-11-21_pr
 DEVIATION = 0.04
 
 
-def write_weights(file: Path, layers: int, tokenizer: Path) -> int:
-    """A weights file of the record's model with so many layers; how many parameters it has."""
+def write_weights(file: Path, spec: Any, window: int, tokenizer: bytes = b"") -> int:
+    """A weights file of a model with random weights, scored in windows; how many parameters it has."""
     torch.manual_seed(0)
-    recipe = recipes.load(RECORD)
-    model = replace(recipe.model, layers=layers).build()
+    model = spec.build()
     roles = model.roles()
     for name, W in model.named_parameters():
         if roles[name] is not Role.CONTROL:
             rows_R1 = torch.exp(0.3 * torch.randn(*W.shape[:-1], 1))
             W.data = DEVIATION * rows_R1 * torch.randn(W.shape)
-    about = {
-        "model": families.spec_to_json(model.spec),
-        "eval": {"window": recipe.eval.window, "stride": recipe.eval.stride},
-        "tokenizer_sha256": Tokenizer(tokenizer).sha256,
-    }
-    checkpoint.save_weights(file, model.state_dict(), with_tokenizer(about, tokenizer.read_bytes()))
+    about = {"model": families.spec_to_json(spec), "eval": {"window": window, "stride": window}}
+    if tokenizer:
+        about = with_tokenizer(about | {"tokenizer_sha256": hashlib.sha256(tokenizer).hexdigest()}, tokenizer)
+    checkpoint.save_weights(file, model.state_dict(), about)
     return sum(W.numel() for W in model.parameters())
 
 
@@ -61,7 +59,9 @@ def main() -> None:
     told = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="golf-squeeze-") as name:
         weights, artifact = Path(name) / "w.safetensors", Path(name) / "a.golf"
-        parameters = write_weights(weights, told.layers, told.tokenizer)
+        recipe = recipes.load(RECORD)
+        spec, window = replace(recipe.model, layers=told.layers), recipe.eval.window
+        parameters = write_weights(weights, spec, window, told.tokenizer.read_bytes())
         begin = time.monotonic()
         words = "quantize", weights, "-o", artifact, "--cap", told.cap, "--calibration", told.calibration
         subprocess.run(
