@@ -108,17 +108,11 @@ def _build(folder: Path, source: Source, sink: Sink) -> None:
         emit(sink, "data", what="shards", done=index, total=2)
         digest.update(split.encode())
         tally = _Tally(digest)
-        passing = tally.pass_on(texts())
+        passing = tally.pass_on(texts(), f"the {split} split of corpus {source.name}")
         coded = (
             source.encode(folder, split, tokenizer, passing) if source.encode else tokenizer.encode_documents(passing)
         )
-        coded = _count(coded, tally)
-        try:
-            shards.write(folder / f"{source.name}_{split}_%06d.bin", coded)
-        except DataError as error:
-            raise DataError(
-                f"the {split} split of corpus {source.name} is empty; give it at least one document"
-            ) from error
+        shards.write(folder / f"{source.name}_{split}_%06d.bin", _count(coded, tally))
         facts[split] = {"documents": tally.documents, "bytes": tally.bytes, "tokens": tally.tokens}
     emit(sink, "data", what="shards", done=2, total=2)
     corpus = {
@@ -143,13 +137,16 @@ class _Tally:
         self._digest = digest
         self.documents = self.bytes = self.tokens = 0
 
-    def pass_on(self, texts: Iterable[str]) -> Iterator[str]:
+    def pass_on(self, texts: Iterable[str], what: str) -> Iterator[str]:
+        """The same texts. Raises DataError where there is none."""
         for text in texts:
             data = text.encode()
             self._digest.update(len(data).to_bytes(8, "little") + data)
             self.documents += 1
             self.bytes += len(data)
             yield text
+        if not self.documents:
+            raise DataError(f"{what} is empty; give it at least one document")
 
 
 def _count(arrays: Iterable[np.ndarray], tally: _Tally) -> Iterator[np.ndarray]:

@@ -75,6 +75,14 @@ def test_a_failed_preparation_leaves_nothing(tmp_path):
         corpus.prepare(tmp_path / "c", lambda: replace(SOURCE, val=failing), quiet)
     with pytest.raises(DataError, match="val split of corpus fruit is empty"):
         corpus.prepare(tmp_path / "c", lambda: replace(SOURCE, val=lambda: iter([])), quiet)
+    for readable in (0, 1):  # a malformed file is named as what it is, not as an empty split
+
+        def malformed(readable=readable):
+            yield from TRAIN[:readable]
+            raise DataError(f"v.jsonl line {readable + 1} is not JSON")
+
+        with pytest.raises(DataError, match=f"^v.jsonl line {readable + 1} is not JSON"):
+            corpus.prepare(tmp_path / "c", lambda: replace(SOURCE, val=malformed), quiet)
     assert not files(tmp_path)
 
 
