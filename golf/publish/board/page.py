@@ -113,7 +113,7 @@ def _over_time(group: Group, dated: Sequence[Row], draw: plots.Page) -> Drawn:
         xs = [date.fromisoformat(row.date) for row in best] + [max(days)]
         plot.line(xs, [row.val_bpb for row in [*best, best[-1]]], 1, "best so far", drawstyle="steps-post")
         plot.axes.tick_params("x", rotation=30)
-        plot.say("", "bits per byte")
+        _say(plot, "")
     return Drawn(plot.svg, "Score over time. A point leads to its row.")
 
 
@@ -126,5 +126,11 @@ def _bytes(group: Group, sized: Sequence[Row], draw: plots.Page) -> Drawn:
                   drawstyle="steps-post", marker="D", markersize=4)  # fmt: skip
         plot.axes.ticklabel_format(axis="x", useOffset=False)
         plot.axes.locator_params(axis="x", nbins=4)  # sizes under one cap differ in the fifth digit
-        plot.say("million bytes", "bits per byte")
+        _say(plot, "million bytes")
     return Drawn(plot.svg, "Bytes against score. Nothing is both left of the front and below it.")
+
+
+def _say(plot: plots.Plot, axis: str) -> None:
+    """The legend stands outside: points and the front may lie in any corner."""
+    plot.say(axis, "bits per byte", legend=False)
+    plot.figure.legend(loc="outside upper right", fontsize=8, ncols=2)
