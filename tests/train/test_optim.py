@@ -137,7 +137,7 @@ def test_whole_step_follows_the_slow_reference():
     """Roles, learning rates, decay, clipping: everything a step does, spelled out parameter by parameter."""
     torch.manual_seed(8)
     slow, stream = Toy(), Counting()
-    muon = Muon(lr=0.05, weight_decay=0.2, momentum=0.9, momentum_steps=0)
+    muon = Muon(lr=0.05, weight_decay=0.2, momentum=0.9, momentum_start=0.5, momentum_steps=4)
     head, control = AdamW(lr=0.02, weight_decay=0.1), AdamW(lr=0.01)
     kinds = {"table": head, "gain": control}
     state = {name: (torch.zeros_like(p), torch.zeros_like(p)) for name, p in slow.named_parameters()}
@@ -151,7 +151,8 @@ def test_whole_step_follows_the_slow_reference():
                 if name in kinds:
                     adamw_(parameter, parameter.grad, first, second, step, kinds[name].lr, kinds[name])
                 else:
-                    update = muon_update(parameter.grad[None], first[None], 0.9, muon, torch.float32)[0]
+                    momentum = 0.5 + 0.1 * (step - 1)  # the first step has what it starts from
+                    update = muon_update(parameter.grad[None], first[None], momentum, muon, torch.float32)[0]
                     parameter.copy_(parameter * (1 - 0.05 * 0.2) - 0.05 * update)
     model, _, stats = trained(matrix=muon, head=head, control=control, grad_clip=0.1)
     for (name, ours), (_, theirs) in zip(model.named_parameters(), slow.named_parameters()):
