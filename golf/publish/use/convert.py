@@ -98,6 +98,7 @@ def quantize_weights(
         batches = list(calibration_batches(source, settings.quant, calibration) or ())
         with refine.overheard(model, batches if squeezes else ()) as answers:
             hessians = collect(settings.quant, model, batches, host, sink) if batches else Hessians({}, 0)
+        hosts.give_back_memory()  # what threads freed is several times what all that follows needs
         weights = {name: W.to(host.device) for name, W in source.weights.items()}
         known, roles = hessians.by_name, model.roles()
         if squeezes:
