@@ -254,9 +254,13 @@ class Rans:
             state = states[: kinds.shape[1]]
             for slots, place in zip(kinds << 16, places):
                 slot = state & 65535
-                place += lookup.take(slots + slot)
-                state[:] = size.take(place) * (state >> 16) + slot - begin.take(place)
-                short = np.flatnonzero(state < LOWEST)
+                slots += slot
+                place += lookup.take(slots)
+                state >>= 16
+                state *= size.take(place)
+                slot -= begin.take(place)
+                state += slot
+                (short,) = (state < LOWEST).nonzero()
                 state[short] = state[short] << 32 | words[read : read + len(short)]
                 read += len(short)
             learn(weights, places)
