@@ -7,7 +7,8 @@ right before it) and is over when the weights are being fitted, scored or writte
 weights and how often gradients were taken since training began.
 
 The modes run side by side. "whole" runs the script as it is. "warm" and "bare" run a script made by golf on its own
-recipe, for a few steps of few tokens: with the warm-up it has, and with none, or as little as its stages allow.
+recipe, for a few steps of few tokens: with the warm-up it has, and with none, or as little as its stages allow. "warm"
+ends with the last of them.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ import torch
 from script import is_recipe, the_one
 
 STEPS = 2
+# Sequences are halved together until the next time would leave some shorter than this.
+SHORT = 128
 BEGINS, ENDS = ("gptq:reserving", "step:"), ("fit:", "final_", "Total submission size")
 
 
@@ -58,7 +61,7 @@ def main() -> None:
 
 def watch(report: int, about: dict[str, str]) -> Callable[..., None]:
     """See what is opened and printed from now on; returns the function that writes an event, with what `about` says."""
-    phase, gradients = "before", counted(torch.autograd)
+    phase, gradients, steps = "before", counted(torch.autograd), 0
 
     def tell(**values: Any) -> None:
         os.write(report, (json.dumps(values | about) + "\n").encode())
@@ -75,7 +78,7 @@ def watch(report: int, about: dict[str, str]) -> Callable[..., None]:
     plain = builtins.print
 
     def spy(*values: Any, **options: Any) -> None:
-        nonlocal phase
+        nonlocal phase, steps
         text = str(values[0]) if values else ""
         if phase == "before" and text.startswith(BEGINS):
             phase = "training"
@@ -87,6 +90,9 @@ def watch(report: int, about: dict[str, str]) -> Callable[..., None]:
             for path in held():
                 opened(path, False)
             tell(event="step", path=text, phase="", weights=weights(), gradients=len(gradients))
+            steps += 1
+            if about["mode"] == "warm" and steps == STEPS:
+                os._exit(0)  # it was to be compared; how weights are fitted, the other one shows
         plain(*values, **options)
 
     builtins.print = spy
@@ -112,12 +118,20 @@ def brief(recipe: Any, bare: bool) -> tuple[Any, int]:
     What switches on later has to be visited in warm-up, so with stages there is less of it against more.
     """
     train, stages = recipe.train, getattr(recipe.train, "stages", ())
-    longest = max(train.seq_len, *(getattr(stage, "seq_len", None) or 1 for stage in stages), 1)
+    lengths = [train.seq_len, *(stage.seq_len for stage in stages if getattr(stage, "seq_len", None))]
+    longest, share = max(lengths), 1
+    while all(length % (2 * share) == 0 and length >= 2 * share * SHORT for length in lengths):
+        share *= 2
+    shorter = tuple(
+        replaced(stage, ["seq_len"], stage.seq_len // share) if getattr(stage, "seq_len", None) else stage
+        for stage in stages
+    )
     least = 1 if stages else 0
     warm = least if bare else max(getattr(train, "warmup_steps", 0), least + 1)
     fields = {
         "train.steps": STEPS, "train.warmup_steps": warm, "train.rows": longest // train.seq_len,
-        "train.batch_tokens": longest, "train.compile": "off", "train.log_every": 1, "train.checkpoint_seconds": 1e9,
+        "train.batch_tokens": longest // share, "train.seq_len": train.seq_len // share, "train.stages": shorter,
+        "train.compile": "off", "train.log_every": 1, "train.checkpoint_seconds": 1e9,
         "quant.calibration.sequences": 1, "quant.calibration.rows": 1,
     }  # fmt: skip
     for path, value in fields.items():

@@ -23,6 +23,16 @@ GROUPS = {
     "T": "The clocks",
     "S": "The claim: seeds, significance, logs, the score again",
 }
+# What the page tells of how a submission was looked at, besides the place it ran in.
+FACTS = {
+    "probe_targets": "targets of an excerpt that is changed and predicted again",
+    "excerpt_targets": "targets of an excerpt of the score",
+    "seconds_per_excerpt": "seconds that such an excerpt takes",
+    "seconds_expected_its_own_loop": "seconds expected for everything by its own loop",
+    "seconds_expected_through_the_driver": "seconds expected for everything through the driver",
+    "rescore_seconds": "seconds that everything took by its own loop",
+    "val_loss": "nats a token, scored again",
+}
 STYLES = {Status.PASS: "green", Status.FAIL: "bold red", Status.NOT_APPLICABLE: "dim", Status.NOT_CHECKED: "yellow"}
 
 
@@ -96,8 +106,9 @@ def page(report: Report) -> str:
         (letter, title, [plain(verdict) for verdict in report.verdicts if verdict.check.startswith(letter)])
         for letter, title in GROUPS.items()
     ]
-    facts = jsonable(report.facts)
+    found = jsonable(report.facts)
+    facts = {"isolation": found["isolation"]} | {FACTS[name]: found[name] for name in FACTS if name in found}
     return render(
-        "verify.html.j2", report=report, summary=summary(report), groups=groups, bytes=facts.pop("bytes", None),
+        "verify.html.j2", report=report, summary=summary(report), groups=groups, bytes=found.get("bytes"),
         facts=facts, dump=lambda value: json.dumps(value, ensure_ascii=False),
     )  # fmt: skip

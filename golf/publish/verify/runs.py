@@ -11,7 +11,7 @@ from typing import Any
 from golf import host as hosts
 from golf import track as tracks
 from golf.contracts import DataError, RunResult
-from golf.data import corpus, local, shards
+from golf.data import corpus, documents, local, shards
 from golf.eval.sliding import SlidingWindow
 from golf.eval.validity.claims import Seed
 from golf.publish.files import ARTIFACT, EVENTS, SCRIPT, TOKENIZER, read_header, read_result, result_of
@@ -134,6 +134,8 @@ def _validation(subject: Subject, place: Path | None, result: RunResult) -> None
     subject.tokens = local.tokens_of(place, subject.speaker)
     if not place.is_dir():
         subject.val_files = (str(place.resolve()),)
+        if place.suffix != ".bin":
+            subject.raw = lambda: documents.read_all([place])
         return
     subject.val_files = tuple(str(path.resolve()) for path in shards.find(place, "val"))
     try:

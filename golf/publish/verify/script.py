@@ -4,6 +4,7 @@ libraries does not, and tells which function is which."""
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import inspect
 import sys
@@ -28,6 +29,7 @@ class Script:
             raise LookupError(f"{SCRIPT} holds {len(recipes)} recipes: a script this golf cannot read")
         self._spec = recipes[0].eval
 
+    @functools.cache  # noqa: B019  one artifact a process, unpacked once
     def open(self, artifact: str) -> Any:
         """The model, as the script makes it of the artifact's bytes."""
         return the_one(self._names, "load_state_dict(", 1)(Path(artifact).read_bytes())

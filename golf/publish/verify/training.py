@@ -26,8 +26,8 @@ from golf.publish.verify.subject import Subject
 
 AUDIT = Path(__file__).with_name("audit.py")
 # What each mode of `audit` has to tell before it has told enough.
-ENOUGH = {"bare": ("over", 1), "warm": ("over", 1), "whole": ("step", 2)}
 STEPS = 2
+ENOUGH = {"bare": ("over", 1), "warm": ("step", STEPS), "whole": ("step", STEPS)}
 
 
 class Training:
@@ -74,7 +74,7 @@ class Training:
         lengths = {each["mode"]: int(each["path"]) for each in events if each["event"] == "warmup"}
         yield warmup.pure({lengths[mode]: steps[mode] for mode in lengths})
         opened = [event for event in events if event.get("phase") == "training"]
-        reached = "weights are fitted" if self._enough("bare") and self._enough("warm") else f"step {STEPS}"
+        reached = "weights are fitted" if self._enough("bare") else f"step {STEPS}"
         yield access.phase("D3", opened, self._subject.val_files, f"training again until {reached}")
 
     def close(self) -> None:
