@@ -128,7 +128,7 @@ def random_stream(count: int, documents: bool) -> np.ndarray:
 
 
 def race(model: nn.Module, tokens: np.ndarray, documents: bool) -> bool:
-    """All kinds on one stream; whether a target was missed."""
+    """Every kind on one stream, those that go by documents on documents alone; whether a target was missed."""
     count, given = len(tokens) - 1, (model, tokens, TABLE)
     print(f"{count:,} targets, {'documents' if documents else 'one text'} ({(tokens == BOS).sum()} BOS)")
     plain = timed(obvious, model, tokens)
@@ -146,13 +146,13 @@ def race(model: nn.Module, tokens: np.ndarray, documents: bool) -> bool:
             spared = seconds / windows / STRIDE / target
             print(f"  rolling, in a long text, against {name} windows: {spared:.1f} x  target {CHEAPER}")
             missed |= spared < CHEAPER
-    else:
-        alone = timed(obvious_documents, model, tokens)
-        show("obvious, documents isolated", count, *alone, alone)
-        apart = SlidingWindow(window=WINDOW, stride=STRIDE, documents="isolated", bos=BOS)
-        show("documents isolated", count, *timed(apart.score, *given), alone)
-        found = timed(DocumentLoRA(window=WINDOW, bos=BOS, lr=1e-4).score, *given)
-        show("document LoRA, against that", count, *found, alone, "another score")
+        return missed
+    alone = timed(obvious_documents, model, tokens)
+    show("obvious, documents isolated", count, *alone, alone)
+    apart = SlidingWindow(window=WINDOW, stride=STRIDE, documents="isolated", bos=BOS)
+    show("documents isolated", count, *timed(apart.score, *given), alone)
+    adapted = timed(DocumentLoRA(window=WINDOW, bos=BOS, lr=1e-4).score, *given)
+    show("document LoRA, against that", count, *adapted, alone, "another score")
     learned = timed(obvious_chunks, model, tokens)
     show("obvious, learning by chunks", count, *learned, learned)
     spec = ChunkSGD(window=WINDOW, stride=STRIDE, **LEARNING)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from golf.contracts import ByteTable, DataError, DivergedError, SpecError
-from golf.eval.sliding import SlidingWindow, score
+from golf.eval.sliding import GPU_TOKENS, LOGIT_BYTES, SlidingWindow, fitting, score
 from golf.host import Host
 
 VOCAB, BOS = 30, 1
@@ -274,3 +274,34 @@ def test_the_spec_feeds_the_function():
     for wrong in ({"stride": 5000}, {"batch_tokens": 0}, {"documents": "apart"}):
         with pytest.raises(SpecError, match=next(iter(wrong))):
             SlidingWindow(**wrong)
+
+
+def test_matrices_in_bf16_and_nats_in_float32(monkeypatch):
+    model, seen = Mixer(), []
+    plain = score(model, stream(200), TABLE, window=16, stride=4)
+    monkeypatch.setattr(Host, "compute_dtype", torch.bfloat16)
+    whole, cross_entropy = model.whole, torch.nn.functional.cross_entropy
+
+    def watched(logits, *others, **options):
+        seen.append(logits.dtype)
+        return cross_entropy(logits, *others, **options)
+
+    def typed(ids):
+        logits = whole(ids)
+        seen.append(logits.dtype)
+        return logits
+
+    monkeypatch.setattr(model, "whole", typed)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", watched)
+    low = score(model, stream(200), TABLE, window=16, stride=4)
+    assert set(seen[::2]) == {torch.bfloat16} and set(seen[1::2]) == {torch.float32}
+    assert low.nats != plain.nats and low.nats == pytest.approx(plain.nats, rel=0.01)
+
+
+@pytest.mark.parametrize("vocab", [256, 8192, 200_000])
+def test_a_batch_fits_the_memory_that_is_free(vocab, monkeypatch):
+    host = Host(device=torch.device("cuda"))
+    for free in (1 << 28, 1 << 32, 1 << 40):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, free=free: (free, 1 << 40))
+        assert fitting(host, vocab) <= min(GPU_TOKENS, free // (LOGIT_BYTES * vocab))
+    assert fitting(host, vocab) == GPU_TOKENS

@@ -12,6 +12,7 @@ import pytest
 from golf.contracts import DataError, PredictorError, quiet
 from golf.eval.validity import access
 from golf.eval.validity.verdict import Status
+from golf.publish.verify import data as verify_data
 from golf.publish.verify import sandbox as verify_sandbox
 from golf.publish.verify import suite as verify
 from golf.publish.verify.packages import packaged_files
@@ -57,6 +58,18 @@ def test_a_run_whose_result_was_touched_up_does_not(run, tmp_path):
     (touched / "result.json").write_text(json.dumps(values))
     found = statuses(verify.verify(verify.open_subject(touched), verify.TIERS["static"], quiet))
     assert [check for check, status in found.items() if status is Status.FAIL] == ["S3"]
+
+
+def test_documents_named_with_data_are_the_raw_text(run, tmp_path):
+    texts = ["A plain text, spelled as it is.", "Golf's own tokenizers spell spaces at the end.  "]
+    (tmp_path / "val.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    subject, facts = verify.open_subject(run, tmp_path / "val.jsonl"), {}
+    assert list(subject.raw()) == texts
+    subject.claim = None
+    found = {verdict.check: verdict for verdict in verify_data.accounting_checks(subject, facts)}
+    total = sum(len(text.encode()) for text in texts)
+    assert found["B1"].status is Status.PASS and f"raw documents have {total}, 0 of them differ" in found["B1"].why
+    assert (facts["bytes"]["raw"], facts["bytes"]["documents"]) == (total, 2)
 
 
 def test_the_command(run, golf, tmp_path):
