@@ -6,9 +6,11 @@ import sys
 
 import click
 import pytest
+import torch
 
 from golf.__main__ import main
 from golf.cli import cli
+from golf.train import checkpoint
 
 CASES = """
 run {nowhere} | run {file} | run {broken} | run {record} --set pack.script=dens | run {record} --set pack.scrip=plain
@@ -20,7 +22,7 @@ export {nowhere} --to hf {o} | export {cut} --to hf {o} | export {run} --to hf -
 quantize {nowhere} {o} | quantize {file} {o} | quantize {weights} {o} --cap 0
 quantize {weights} {o} --curve {nowhere}.xyz | quantize {weights} {o} --calibration {empty}
 quantize {weights} {o} --calibration {void} | quantize {weights} {o} --set quant.x=1
-quantize {cut}/artifact.golf {o} --calibration {nowhere}
+quantize {cut}/artifact.golf {o} --calibration {nowhere} | quantize {nan} {o} --calibration {text}
 score {nowhere} | score {cut} | score {flipped} | score {mute} | score {run} --data {empty}
 score {run} --data {folder} | score {run} --data {torn}
 score {run} --set eval.stride=0 | score {run} --eval slide | score {run} --tokenizer {file}
@@ -67,6 +69,10 @@ def places(three, small, tmp_path_factory):
         found[name] = base / file
         found[name].parent.mkdir(exist_ok=True)
         found[name].write_text(data)
+    weights, about = checkpoint.load_weights(found["weights"])
+    next(W for W in weights.values() if W.ndim == 2)[0, 0] = torch.nan
+    found["nan"] = base / "nan.safetensors"
+    checkpoint.save_weights(found["nan"], weights, about)
     return found
 
 

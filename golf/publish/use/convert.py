@@ -84,6 +84,7 @@ def quantize_weights(
         curves.check(curve, reference)
     output.parent.mkdir(parents=True, exist_ok=True)  # rather find out now that it cannot be written
     source = open_source(path)
+    source.check_finite()
     settings = quantize_settings(record, assignments, squeeze(effort, source.about["eval"]["window"]))
     model = source.build()
     reach.check(source.weights, model.roles(), settings.quant, cap)

@@ -37,6 +37,16 @@ class Source:
             raise DataError(f"{self.path} was imported without its tokenizer; name it with --tokenizer")
         return self.spelled
 
+    def check_finite(self) -> None:
+        """Raises CheckpointError for weights that nothing can be made of."""
+        for name, W in self.weights.items():
+            if not W.isfinite().all():
+                count = int((~W.isfinite()).sum())
+                raise CheckpointError(
+                    f"{name} in {self.path} has {count:,} of {W.numel():,} values that are no finite numbers; take "
+                    "weights from before training diverged, or fetch the file again"
+                )
+
     def build(self) -> Model:
         model = families.build(self.about["model"])
         model.load_state_dict(self.weights)
