@@ -161,6 +161,7 @@ def seeds_table(name: str, results: Sequence[RunResult], failed: Mapping[int, st
 
 
 def score_table(name: str, scored: Scored, seconds: float, text: Perplexity | None = None) -> Table:
+    """A score in bits per byte, its kind and what it is of; perplexities where the text was a file."""
     table = Table(title=name, title_justify="left", show_header=False)
     score = scored.score
     table.add_row("bits per byte", f"[bold]{score.bpb:.4f}", scored.kind)
@@ -192,6 +193,7 @@ def task_table(name: str, found: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def check_table(name: str, ledger: ByteLedger | None, verdicts: Sequence[Verdict]) -> Table:
+    """What `golf check` compared, a row a comparison, and what is counted against the cap."""
     table = Table(title=name, title_justify="left")
     table.add_column("check")
     table.add_column("verdict")

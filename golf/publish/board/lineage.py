@@ -9,6 +9,8 @@ ABSENT = "(absent)"
 
 
 class Change(NamedTuple):
+    """A recipe's field, by its path, with its value in the parent and in the child, as texts."""
+
     path: str
     before: str
     after: str

@@ -14,11 +14,14 @@ from rich.table import Table
 from golf.publish.board.ranking import Group, Row
 from golf.publish.render import render
 from golf.publish.report import plots
+from golf.publish.report.plots import Drawn
 
 HIDDEN = ("recipe", "number", "before_number", "runs")
 
 
 class Column(NamedTuple):
+    """key: the row's attribute.  title: of the column.  number: right-aligned, sorted by value."""
+
     key: str
     title: str
     number: bool = True
@@ -38,11 +41,6 @@ COLUMNS = (
     Column("date", "date", False),
     Column("author", "author", False),
 )
-
-
-class Drawn(NamedTuple):
-    svg: str
-    caption: str
 
 
 def values(groups: Sequence[Group]) -> list[dict[str, Any]]:

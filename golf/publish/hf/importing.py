@@ -59,6 +59,7 @@ def exported(family: str, state: Mapping[str, Tensor], config: Mapping[str, Any]
 
 
 def is_llama(config: Mapping[str, Any]) -> bool:
+    """Whether a config.json is that of a Llama."""
     return config.get("model_type") == "llama"
 
 

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from golf.publish.report import plots, tax
+from golf.publish.report.plots import Drawn
 from golf.publish.report.probe import Bucket
 
 if TYPE_CHECKING:
     from golf.publish.report.examine import Findings
 
 MOST = 24  # bars of a plot; the table has all
-
-
-class Drawn(NamedTuple):
-    svg: str
-    caption: str
 
 
 class Plots:

@@ -10,7 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from golf.contracts import SpecError
 
@@ -39,6 +39,13 @@ _STYLE = {
     "lines.linewidth": 1.6,
     "figure.constrained_layout.use": True,
 }
+
+
+class Drawn(NamedTuple):
+    """A finished plot as it goes into a page. caption: what stands below it."""
+
+    svg: str
+    caption: str
 
 
 def library() -> Any:

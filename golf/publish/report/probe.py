@@ -60,6 +60,8 @@ class Piece:
 
 @dataclass(frozen=True)
 class Passage:
+    """Some text token by token, and its bits per byte."""
+
     bpb: float
     pieces: Sequence[Piece]
 

@@ -42,18 +42,22 @@ class Unfinished:
 
 
 def is_unfinished(path: Path) -> bool:
+    """Whether a folder has a run's log and no result."""
     return (path / EVENTS).is_file() and not (path / RESULT).is_file()
 
 
 def read(path: Path, label: str) -> Unfinished:
+    """The run of such a folder. Raises DataError for a damaged log; a last line cut off by a kill is left out."""
     return Unfinished(path, label, runs.events(path / EVENTS))
 
 
 def page(run: Unfinished) -> str:
+    """Its curves so far and its recipe, as an HTML document that needs nothing else."""
     curves = Plots([run]).curves() if run.steps else []
     captions = [(part, lineage.caption(spec)) for part, spec in run.recipe.items() if isinstance(spec, dict)]
     return render("unfinished.html.j2", run=run, curves=curves, captions=captions)
 
 
 def values(run: Unfinished) -> dict[str, Any]:
+    """The same as plain values, for --json."""
     return {"run": str(run.path), "unfinished": run.stopped, "steps": run.steps}
