@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,26 +15,39 @@ from golf.pack.streams import TYPES, Kind, kind_of
 SHORT = 1 << 16
 
 
-def streams(qtensors: Mapping[str, QTensor]) -> list[tuple[Kind, dict[str, np.ndarray]]]:
-    """The whole numbers that share a stream in an artifact, by tensor, in order; streams of nothing are left out."""
-    found: dict[Kind, dict[str, list[np.ndarray]]] = {}
+@dataclass(frozen=True)
+class Shared:
+    """A stream of whole numbers as an artifact has it, and how many symbols of it are each tensor's, in order."""
+
+    stream: Stream
+    sizes: dict[str, int]
+
+
+def streams(qtensors: Mapping[str, QTensor]) -> list[Shared]:
+    """All that have any symbols."""
+    found: dict[Kind, dict[str, np.ndarray]] = {}
     for name, qtensor in qtensors.items():
         for part, array in qtensor.parts.items():
             kind = kind_of(name, qtensor, part)
             if kind.alphabet and array.size:
-                found.setdefault(kind, {}).setdefault(name, []).append(array.ravel())
-    return [(kind, {name: np.concatenate(parts) for name, parts in named.items()}) for kind, named in found.items()]
+                found.setdefault(kind, {})[name] = array.ravel()
+    return [_shared(kind, arrays) for kind, arrays in found.items()]
 
 
-def spent(kind: Kind, arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
+def _shared(kind: Kind, arrays: Mapping[str, np.ndarray]) -> Shared:
+    sizes = {name: array.size for name, array in arrays.items()}
+    symbols = np.concatenate(list(arrays.values())).astype(TYPES[kind.type], copy=False)
+    heights = tuple(size // kind.width for size in sizes.values()) if kind.width else ()
+    return Shared(Stream(symbols, kind.alphabet, kind.width, heights), sizes)
+
+
+def spent(shared: Shared) -> dict[str, float]:
     """Bits of each tensor in a stream coded by rans: those of its symbols, and its share of what comes before and
     behind them. Of a short stream, which may be coded otherwise, every symbol takes the same."""
-    symbols = np.concatenate(list(arrays.values())).astype(TYPES[kind.type], copy=False)
-    heights = tuple(array.size // kind.width for array in arrays.values()) if kind.width else ()
-    stream = Stream(symbols, kind.alphabet, kind.width, heights)
+    stream, symbols = shared.stream, shared.stream.symbols
     if symbols.size < SHORT:
         bits = 8 * len(rans.Rans().encode(stream)) / symbols.size
-        return {name: bits * array.size for name, array in arrays.items()}
+        return {name: bits * size for name, size in shared.sizes.items()}
     head, layout, found, rest = rans.plan(stream)
     bits_R, begin, left = np.zeros(symbols.size // layout.width), 0, 0
     for sizes, _ in found:  # a few columns of the rows that are coded side by side, or a piece of a lone column
@@ -42,5 +56,5 @@ def spent(kind: Kind, arrays: Mapping[str, np.ndarray]) -> dict[str, float]:
         left = (left + len(bits)) % layout.width
         begin += 0 if left else bits.shape[1]
     bits_R += (8 * len(head + rest) + 48 * layout.lanes) / len(bits_R)
-    ends = np.cumsum([array.size // layout.width for array in arrays.values()])
-    return {name: float(part_R.sum()) for name, part_R in zip(arrays, np.split(bits_R, ends[:-1]))}
+    ends = np.cumsum([size // layout.width for size in shared.sizes.values()])
+    return {name: float(part_R.sum()) for name, part_R in zip(shared.sizes, np.split(bits_R, ends[:-1]))}

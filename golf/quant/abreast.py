@@ -52,21 +52,6 @@ def each(work: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
         return list(workers.map(work, items))
 
 
-def ahead(work: Callable[[Item], Found], items: Iterable[Item]) -> Iterator[Found]:
-    """`work` of every item, in order, at work on the next one while one is in use."""
-    with alone() as threads, pool(1) as worker:
-        if threads == 1:
-            yield from map(work, items)
-            return
-        begun = None
-        for item in items:
-            ready, begun = begun, worker.submit(work, item)
-            if ready:
-                yield ready.result()
-        if begun:
-            yield begun.result()
-
-
 def in_parts(work: Callable[[Sequence[Tensor], Host], Found], batches: Sequence[Tensor], host: Host) -> Found:
     """What `work` makes of all batches, where it is made for ranks that have a share of them each, as `fisher.collect`
     is: on a CPU, PARTS of them read in threads and meet where ranks would."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from golf.contracts import QTensor
-from golf.quant import abreast, stacked
+from golf.quant import forked, stacked
 from golf.quant.fisher import INPUT_DAMP, Curvature
 from golf.quant.gptq import STACK_ELEMENTS, factor
 from golf.quant.grid import QUARTERS, as_rows, power_step, take_parts
@@ -48,15 +48,15 @@ class Trellis(Waterfill):
     ) -> dict[str, QTensor]:
         if any(W.is_cuda for W in weights.values()):
             return self.together(weights, hessians, multiplier)
-        return self.in_threads(weights, hessians, multiplier)
+        return self.side_by_side(weights, hessians, multiplier)
 
-    def in_threads(
+    def side_by_side(
         self, weights: Mapping[str, Tensor], hessians: Mapping[str, Curvature], multiplier: float
     ) -> dict[str, QTensor]:
-        """A tensor a thread, the largest first, so that threads end together."""
+        """A tensor a process, the largest first, so that processes end together."""
         order = sorted(weights.items(), key=lambda named: -named[1].numel())
         one = super().quantize
-        found = abreast.each(lambda named: one(dict([named]), hessians, multiplier), order)
+        found = forked.each(lambda named: one(dict([named]), hessians, multiplier), order)
         return {name: qtensor for part in found for name, qtensor in part.items()}
 
     def together(

@@ -31,7 +31,7 @@ from golf.publish.files import read_result
 from golf.publish.use import curves
 from golf.publish.use.efforts import EFFORTS
 from golf.publish.use.source import Source, open_source
-from golf.quant import abreast, reach, refine, report, symmetry
+from golf.quant import abreast, forked, reach, refine, report, symmetry
 from golf.quant.aimed import Aimed
 from golf.quant.apply import Calibration, Plan, QuantSpec
 from golf.quant.beam import Beam
@@ -88,9 +88,12 @@ def quantize_weights(
     settings = quantize_settings(record, assignments, squeeze(effort, source.about["eval"]["window"]))
     model = source.build()
     reach.check(source.weights, model.roles(), settings.quant, cap)
-    pack = replace(settings.pack, codec=Remembered(settings.pack.codec))
+    codec = Remembered(settings.pack.codec)
+    pack = replace(settings.pack, codec=codec)
 
     def size_of(qtensors: dict) -> int:
+        if squeezes:
+            codec.prepare([shared.stream for shared in spent.streams(qtensors)], forked.each)
         return len(container.dump(qtensors, source.about, pack))
 
     squeezes = isinstance(settings.quant, Squeeze)
@@ -162,7 +165,7 @@ def watched(batches: Sequence[Tensor], sink: Sink) -> Iterator[Tensor]:
 def _coded(qtensors: Mapping[str, QTensor]) -> dict[str, float]:
     """Bits that rans takes for each tensor, steps included."""
     found: dict[str, float] = {}
-    for shares in abreast.each(lambda shared: spent.spent(*shared), spent.streams(qtensors)):
+    for shares in forked.each(spent.spent, spent.streams(qtensors)):
         for name, bits in shares.items():
             found[name] = found.get(name, 0.0) + bits
     return found
