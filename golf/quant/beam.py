@@ -68,7 +68,7 @@ class Beam(Trellis):
         self, weights: Mapping[str, Tensor], hessians: Mapping[str, Curvature], multiplier: float
     ) -> dict[str, QTensor]:
         """One after the other: so many survivors keep a device busy."""
-        return self.in_threads(weights, hessians, multiplier)
+        return self.side_by_side(weights, hessians, multiplier)
 
     def on_one(self, W: Tensor, curvature: Curvature, step: float) -> QTensor:
         """As `waterfill.round_tensor`, whose codes it returns with one survivor and no sweeps."""

@@ -89,7 +89,7 @@ def test_the_same_tensors_together_as_one_by_one():
     weights["zeros"] = weights["zeros"] / 1000
     known["gain"] = replace(known["gain"], inputs_KK=None)
     plan = Trellis(step=0.003)
-    one, all_ = plan.in_threads(weights, known, 1.0), plan.together(weights, known, 1.0)
+    one, all_ = plan.side_by_side(weights, known, 1.0), plan.together(weights, known, 1.0)
     assert {name: q.method for name, q in one.items()} == {name: q.method for name, q in all_.items()}
     assert {q.method for q in one.values()} == {"trellis", "waterfill"}
     for name, q in one.items():
