@@ -165,7 +165,7 @@ def watched(batches: Sequence[Tensor], sink: Sink) -> Iterator[Tensor]:
 def _coded(qtensors: Mapping[str, QTensor]) -> dict[str, float]:
     """Bits that rans takes for each tensor, steps included."""
     found: dict[str, float] = {}
-    for shares in forked.each(spent.spent, spent.streams(qtensors)):
+    for shares in map(spent.spent, spent.streams(qtensors)):
         for name, bits in shares.items():
             found[name] = found.get(name, 0.0) + bits
     return found
