@@ -16,8 +16,16 @@ NETWORK = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "sock
 CHILDREN = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.spawn", "os.fork", "os.forkpty")
 UNSAFE = {"pickle.find_class": "unpickles a class", "marshal.loads": "loads marshalled code",
           "shelve.open": "opens a shelf"}  # fmt: skip
+# What no score needs, and goes around those who watch or from one process of a submission to another.
+AROUND = {
+    "gc.": "goes through the interpreter's objects, those of the watch among them",
+    "sys._current_frames": "looks at what the interpreter is doing, the watch among it",
+    "cpython.PyInterpreterState_New": "starts another interpreter, in which nothing is watched",
+    "code.__new__": "makes code by hand, which can be said to come from anywhere",
+    "fcntl.": "locks a file, which tells other processes something",
+}
 # Of the machine, not of anybody's work: what any Python process may look at.
-SYSTEM = ("/worker.py", "/proc/", "/sys/", "/etc/")
+SYSTEM = ("/worker.py", "/watch.py", "/proc/", "/sys/", "/etc/")
 DEVICES = ("/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty", "/dev/std", "/dev/fd",
            "/dev/nvidia", "/dev/dri", "/dev/kfd", "/dev/cpu")  # fmt: skip
 # Programs and libraries of the system; of what lies among them, code, and what libraries know of the world.
@@ -58,21 +66,22 @@ def smuggling(
     read, written = 0, set()
     for event in events:
         name, path = event["event"], event["path"]
-        if name in ("open", "ctypes.dlopen", "sqlite3.connect", "os.listdir", "mmap") and path.startswith("/"):
-            verdict = None if path in written else _file(event, clean, prefixes, packaged, needless)
+        around = next((why for start, why in AROUND.items() if name.startswith(start)), "")
+        if name in ("open", "ctypes.dlopen", "sqlite3.connect", "os.listdir", "mmap"):
+            here = (event.get("process"), path)  # what one process wrote is no file of another
+            verdict = None if here in written else _file(event, clean, prefixes, packaged, needless)
             if verdict is not None:
                 return [verdict]
             read += 1
             if event.get("write"):
-                written.add(path)
+                written.add(here)
+        elif around:
+            return [failed("A3", f"{name}: {around}", where=event.get("where", ""))]
         elif name in CHILDREN:
             return [failed("A3", f"starts another process: {name} {path}", where=event.get("where", ""))]
         elif name in ("child", "ctypes.dlsym"):
             what = f"calls {path} past the interpreter" if name == "ctypes.dlsym" else f"has started {path}, unseen"
             return [failed("A3", what, where=event.get("where", ""))]
-        elif name.startswith("gc."):
-            why = f"{name}: goes through the interpreter's objects, those of the watch among them"
-            return [failed("A3", why, where=event.get("where", ""))]
         elif name == "compile" and ("importlib" in path or any(_below(path, prefix) for prefix in prefixes)):
             return [failed("A3", f"gives code of its own the name of {path}", where=event.get("where", ""))]
         elif name == "blind":
@@ -97,8 +106,12 @@ def _file(
     needless: Callable[[str], str],
 ) -> Verdict | None:  # fmt: skip
     path = event["path"]
+    if not path.startswith("/"):
+        return failed("A3", f"opens {path}", where=event.get("where", "")) if event.get("own") else None
     if _below(path, clean):
         return None
+    if event.get("write") and event.get("own") and any(_below(path, prefix) for prefix in (*prefixes, *INSTALLED)):
+        return failed("A3", f"writes {path}, where others read", file=path, where=event.get("where", ""))
     if any(_below(path, prefix) for prefix in prefixes):
         if event.get("direct") and not event.get("write") and event["event"] == "open":
             why = f"reads {path} as a file: what packages hold is there to be imported"

@@ -24,7 +24,8 @@ PICKLE_OPCODES = 8
 PACKED_CHARS = 1000
 # How programs and libraries of the common systems begin.
 MACHINE = (b"\x7fELF", b"MZ\x90\x00", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")
-LONG_NAME = 64  # characters: longer names tell more than what a file is
+# Characters: longer names tell more than what a file is. Bytes of all names together, which are free.
+LONG_NAME, NAMES_FREE = 64, 4096
 
 
 def size(
@@ -49,8 +50,10 @@ def size(
         names = ", ".join(name for name in shown if name in set(read))
         why = f"{names} is read while tokens are scored, so its bytes count: {total + free:,} of {cap:,}"
         return failed("A1", why, numbers=[total + free, cap])
-    names = sum(len(name.encode()) for name in counted if len(name) > LONG_NAME)
-    if names > LONG_NAME * 4:
+    spelled = {name: len(name.encode()) for name in counted}
+    names = sum(length for name, length in spelled.items() if length > min(LONG_NAME, counted[name]))
+    if names > LONG_NAME * 4 or sum(spelled.values()) > NAMES_FREE:
+        names = max(names, sum(spelled.values()))
         return failed("A1", f"names of files hold {names:,} bytes, which nobody counts", numbers=[names, 0])
     hidden = sorted(set(read) - set(counted) - set(shown))
     if hidden:
@@ -83,12 +86,18 @@ def pickled(name: str, data: bytes) -> str:
             if inner:
                 return f"is a zip archive with {inner[0]}"
             for entry in bag.namelist():
-                if entry.endswith(".npy") and _object_array(bag.read(entry)[:256]):
+                if entry.endswith(".npy") and _object_array(_head(bag, entry)):
                     return f"is a zip archive with {entry}, an array of Python objects"
             return ""
     if data.startswith(b"\x93NUMPY"):
         return "is an array of Python objects" if _object_array(data[:256]) else ""
     return "begins as a pickle" if _opcodes(data) >= PICKLE_OPCODES else ""
+
+
+def _head(bag: zipfile.ZipFile, entry: str) -> bytes:
+    """How an entry begins; what it unpacks to may be without end."""
+    with bag.open(entry) as file:
+        return file.read(256)
 
 
 def _object_array(head: bytes) -> bool:

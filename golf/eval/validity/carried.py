@@ -23,7 +23,7 @@ import numpy as np
 import zstandard
 
 from golf.eval.validity.splits import SHINGLE, rolling, scan, shingles, weights
-from golf.eval.validity.verdict import Verdict, failed, passed
+from golf.eval.validity.verdict import Verdict, failed, passed, unchecked
 
 # Passages of SHINGLE symbols that have to lie in a file before it counts as carrying the text. Boilerplate of 32
 # characters is common, 32 tokens that are the same are not.
@@ -44,16 +44,23 @@ BEYOND_16_BITS = {"<u4": 4}
 
 def carried(files: Mapping[str, bytes], text: bytes, tokens: np.ndarray) -> Verdict:
     """No passage of the validation text, given as text and as tokens, lies in any of the files."""
-    words = weights()
-    as_text = shingles([(0, np.frombuffer(text, np.uint8).astype(np.uint16))], words)
-    as_tokens, wide = shingles([(0, np.asarray(tokens))], words), bool(len(tokens) and np.max(tokens) >> 16)
+    words, spelled = weights(), np.frombuffer(text, np.uint8).astype(np.uint16)
+    # Both ways round: a text kept from its end costs nobody anything.
+    as_text = shingles([(0, spelled), (len(text), spelled[::-1])], words)
+    as_tokens = shingles([(0, np.asarray(tokens)), (len(tokens), np.asarray(tokens)[::-1])], words)
+    wide = bool(len(tokens) and np.max(tokens) >> 16)
     # Zeros, of which every file has some, are no passage, though the first token of a tokenizer.json is a text's too.
     told = as_tokens.hashes != rolling(np.zeros(SHINGLE, np.uint16), words)
     as_tokens = replace(
         as_tokens, hashes=as_tokens.hashes[told], document=as_tokens.document[told], place=as_tokens.place[told]
     )
     for name, data in files.items():
+        unpacked = 0
         for inside in insides(data):
+            unpacked += len(inside)
+            if unpacked > MOST + len(data):
+                why = f"{name} unpacks to more than {MOST:,} bytes, of which the rest was not looked into"
+                return unchecked("D1", why, file=name)
             for held, enough, form in ((as_text, AS_TEXT, "text"), (as_tokens, AS_TOKENS, "tokens")):
                 spelled = np.frombuffer(inside, np.uint8).astype(np.uint16)
                 for symbols in [spelled] if form == "text" else arrays(inside, wide):

@@ -55,6 +55,10 @@ def clock(check: str, what: str, spent: Mapping[int, float], limit: float | None
     """T1 or T2: the longest over seeds, of what is stated and of what logs and our own clock say."""
     if not spent:
         return unchecked(check, f"neither results nor logs say how long {what} took")
+    none = next((seed for seed, value in spent.items() if not value > 0), None)
+    if none is not None:
+        return failed(check, f"{what} of seed {none} is said to have taken {spent[none]} s", seed=none,
+                      numbers=[spent[none], 0.0])  # fmt: skip
     seed = max(spent, key=spent.__getitem__)
     if limit is None:
         return beside_the_point(check, f"the track sets no limit; {what} took {spent[seed]:.1f} s")

@@ -34,19 +34,25 @@ from golf.eval.validity.splits import digest, split_documents
 from golf.publish.verify.subject import (
     Subject,
     encoded,
+    is_number,
     read_json,
     read_texts,
     read_tokens,
+    seed_number,
     seed_of,
     sha256,
     with_tokenizer,
 )  # fmt: skip
 
 MANIFEST, METADATA, SCRIPT = "verify.json", "submission.json", "train_gpt.py"
-FIELDS = frozenset(
-    "entry artifact code tokenizer tokenizer_counted validation documents train track cap_bytes train_seconds "
-    "eval_seconds byte_table markers transform isolated environment split stock beats record bos".split()
-)
+TEXT, NAMES, TABLE, SWITCH = "a text", "a file or a list of files", "an object", "true or false"
+WHOLE, TIME, WHOLES, SCORES = "a whole number", "a time in seconds", "a list of whole numbers", "a list of numbers"
+FIELDS = {
+    "entry": TEXT, "artifact": NAMES, "code": NAMES, "tokenizer": TEXT, "tokenizer_counted": SWITCH,
+    "validation": NAMES, "documents": NAMES, "train": NAMES, "track": TEXT, "cap_bytes": WHOLE, "train_seconds": TIME,
+    "eval_seconds": TIME, "byte_table": TEXT, "markers": WHOLES, "transform": SWITCH, "isolated": SWITCH,
+    "environment": TABLE, "split": TABLE, "stock": TEXT, "beats": SCORES, "record": SWITCH, "bos": WHOLE,
+}  # fmt: skip
 TEXTS = (".jsonl", ".jsonl.zst", ".txt")
 
 
@@ -56,6 +62,9 @@ def open_foreign(folder: Path) -> Subject:
     for name in about.keys() - FIELDS:
         near = difflib.get_close_matches(name, FIELDS, n=1)
         raise DataError(f"{MANIFEST} has no field {name!r}; " + (f"did you mean {near[0]!r}?" if near else "drop it"))
+    for name, value in about.items():
+        if not _is(FIELDS[name], value):
+            raise DataError(f"{name!r} of {MANIFEST} is {value!r}; it has to be {FIELDS[name]}")
     if "entry" not in about:
         raise DataError(f'{MANIFEST} names no "entry": the file with open, distribution and observe')
     entry = about["entry"]
@@ -65,6 +74,18 @@ def open_foreign(folder: Path) -> Subject:
     _data(subject, folder, about)
     _claims(subject, folder, about)
     return subject
+
+
+def _is(kind: str, value: Any) -> bool:
+    """Whether a value is what a field of the manifest holds."""
+    each = value if isinstance(value, list) else [value]
+    if kind in (WHOLES, SCORES):
+        return isinstance(value, list) and all(is_number(one, whole=kind is WHOLES) for one in value)
+    if kind is NAMES:
+        return all(isinstance(one, str) for one in each)
+    if kind in (WHOLE, TIME):
+        return is_number(value, whole=kind is WHOLE) and value >= (kind is TIME)
+    return isinstance(value, {TEXT: str, SWITCH: bool, TABLE: dict}[kind])
 
 
 def _limits(subject: Subject, about: dict[str, Any]) -> None:
@@ -82,6 +103,8 @@ def _files(subject: Subject, folder: Path, about: dict[str, Any]) -> None:
     code = [folder / name for name in _names(about, "code")] or sorted(folder.glob("*.py"))
     artifacts = paths(folder, about, "artifact")
     for path in (*code, *artifacts):
+        if not path.resolve().parent.is_relative_to(folder.resolve()):
+            raise DataError(f"{path} is named in {MANIFEST} and lies outside of {folder}; a submission is one folder")
         name = path.relative_to(folder).as_posix()
         if not path.is_file():
             raise DataError(f"{path} is named in {MANIFEST} and missing")
@@ -160,14 +183,16 @@ def _claims(subject: Subject, folder: Path, about: dict[str, Any]) -> None:
     subject.old = [float(score) for score in about.get("beats", ())]
     file = folder / METADATA
     values = read_json(file) if file.is_file() else {}
-    results = values.get("seed_results") or {}
-    subject.seeds = [seed_of(int(seed), entry) for seed, entry in results.items()]
-    stated = values.get("seeds") or []
-    subject.listed = [int(seed) for seed in stated]
+    results, stated = values.get("seed_results") or {}, values.get("seeds") or []
+    if not isinstance(results, dict) or not isinstance(stated, (list, dict)):
+        raise DataError(f"{file}: seed_results is an object with an entry a seed, seeds a list of them")
+    subject.seeds = [seed_of(seed_number(seed, file), entry) for seed, entry in results.items()]
+    subject.listed = [seed_number(seed, file) for seed in stated]
     subject.over_seeds = bool(about.get("record", len(subject.listed) > 1 or len(subject.seeds) > 1))
-    subject.mean, subject.claimed_bytes = values.get("val_bpb"), values.get("bytes_total")
+    whole = seed_of(0, values)
+    subject.mean, subject.claimed_bytes = whole.val_bpb, whole.bytes_total
     if not subject.seeds and values:
-        subject.seeds = [seed_of(int(values.get("seed", 0)), values)]
+        subject.seeds = [seed_of(seed_number(values.get("seed", 0), file), values)]
         subject.mean = None
     subject.claim = subject.seeds[0] if subject.seeds else None
     for log in sorted(folder.glob("*.log")):

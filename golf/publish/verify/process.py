@@ -110,8 +110,9 @@ class Scoring:
         """Take over what a process did."""
         folder = remote.place.folder
         # Every process may have had a folder of its own; what they did is told of one.
+        number = self.events[-1]["process"] + 1 if self.events else 0
         events = [
-            {**event, "path": event["path"].replace(folder, sandbox.INSIDE)} if folder in event["path"] else event
+            event | {"path": event["path"].replace(folder, sandbox.INSIDE), "process": number}
             for event in remote.events()
         ]
         self.events += events
@@ -126,7 +127,7 @@ class Scoring:
     def failure(self, error: PredictorError) -> Verdict:
         """A process that ended, or an answer that is none, while checks were under way."""
         text = str(error)
-        check = "C2a" if "distribution" in text or "asked for" in text else "A2"
+        check = "C2a" if ("distribution" in text or "asked for" in text) and "no answer" not in text else "A2"
         return failed(check, text)
 
     def verdicts(self) -> Iterator[Verdict]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import secrets
 import select
@@ -76,7 +77,7 @@ class Remote:
         os.close(report)
         self._buffer = bytearray()
         self.asked, self.seconds = 0, 0.0
-        self.about = self._ask({"do": "load", "entry": entry})[0]
+        self.about = self._told_of({"do": "load", "entry": entry}, dict)
         if self.about["logprobs"]:
             self.logprobs = self._logprobs
         if self.about["horizon"]:
@@ -103,7 +104,7 @@ class Remote:
         return self.about["distribution"] or self.about["whole"]
 
     def open(self, artifact: Any) -> State:
-        return State(self, self._ask({"do": "open", "artifact": artifact})[0]["state"])
+        return State(self, self._told_of({"do": "open", "artifact": artifact}, int, "state"))
 
     def observe(self, state: State, token: int) -> State:
         state.shown.append(int(token))
@@ -115,22 +116,22 @@ class Remote:
         return state
 
     def distribution(self, state: State) -> np.ndarray:
-        return self._ask({"do": "distribution", **state.about()})[1]
+        return self._rows({"do": "distribution", **state.about()})
 
     def byte_distribution(self, state: State) -> np.ndarray:
-        return self._ask({"do": "byte_distribution", **state.about()})[1]
+        return self._rows({"do": "byte_distribution", **state.about()})
 
     def evaluate(self, artifact: Any, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(positions, nats) of the submission's own scoring loop, in the order it hands them out."""
-        _, rows = self._ask({"do": "evaluate", "artifact": artifact}, tokens)
+        rows = self._rows({"do": "evaluate", "artifact": artifact}, tokens).reshape(-1, 2)
         return rows[:, 0].astype(np.int64), rows[:, 1]
 
     def digest(self, state: State) -> dict[str, str]:
-        return self._ask({"do": "digest", **state.about()})[0]["digests"]
+        return self._told_of({"do": "digest", **state.about()}, dict, "digests")
 
     def transform(self, verb: str, texts: Sequence[str]) -> list[str]:
         """`encode` or `decode` of the submission's reversible transform."""
-        return self._ask({"do": verb, "texts": list(texts)})[0]["texts"]
+        return self._told_of({"do": verb, "texts": list(texts)}, list, "texts")
 
     def events(self) -> list[dict[str, Any]]:
         """Everything the process was seen to do so far; `blind` when it is seen no more, `child` for one unseen."""
@@ -138,17 +139,19 @@ class Remote:
         if self._process.poll() is None:
             word = secrets.token_hex(8)
             try:
-                count = self._ask({"do": "alive", "word": word})[0]["children"]
-                last += [{"event": "child", "path": f"{count} processes", "write": False}] if count else []
+                self._ask({"do": "alive", "word": word})
             except PredictorError:
                 word = ""  # it ended: its last words are told elsewhere
-            if word and word.encode() not in self._told():
+            # It is told twice: as a word, and as the name of a file that was looked for.
+            if word and self._told().count(word.encode()) < 2:
                 last.append({"event": "blind", "path": "", "write": False})
-        found = [json.loads(line) for line in bytes(self._told()).splitlines() if line.endswith(b"}")]
-        numbers = [event.pop("number") for event in found]
+        found = [_event(line) for line in bytes(self._told()).splitlines() if line.endswith(b"}")]
+        numbers = [event.pop("number", None) for event in found]
         if numbers != [*range(len(numbers))] and not any(event["event"] == "blind" for event in last):
             last.append({"event": "blind", "path": "", "write": False})
-        return [event for event in found if event["event"] != "golf.alive"] + last
+        found = [event for event in found if event]
+        words = {event["path"] for event in found if event["event"] == "golf.alive"}
+        return [event for event in found if event["path"].removeprefix("/") not in words] + last
 
     def _told(self) -> bytearray:
         """Everything that came through the pipe so far."""
@@ -184,10 +187,24 @@ class Remote:
         self.close()
 
     def _logprobs(self, state: State, targets_T: np.ndarray) -> np.ndarray:
-        return self._ask({"do": "logprobs", **state.about()}, targets_T)[1]
+        return self._rows({"do": "logprobs", **state.about()}, targets_T)
 
     def _horizon(self, state: State) -> int | None:
-        return self._ask({"do": "horizon", **state.about()})[0]["count"]
+        return self._told_of({"do": "horizon", **state.about()}, (int, type(None)), "count")
+
+    def _rows(self, request: dict[str, Any], tokens: np.ndarray | None = None) -> np.ndarray:
+        reply, rows = self._ask(request, tokens)
+        if rows is None:
+            raise PredictorError(f"what came back at `{request['do']}` is no distribution: {reply}")
+        return rows
+
+    def _told_of(self, request: dict[str, Any], kind: Any, name: str = "") -> Any:
+        """What the answer says under a name, or all of it."""
+        reply, _ = self._ask(request)
+        value = reply.get(name) if name else reply
+        if not isinstance(value, kind):
+            raise PredictorError(f"what came back at `{request['do']}` is no answer: {str(reply)[:60]}")
+        return value
 
     def _ask(self, request: dict[str, Any], tokens: np.ndarray | None = None) -> tuple[dict, np.ndarray | None]:
         begin, payload = time.monotonic(), b""
@@ -203,14 +220,18 @@ class Remote:
         until = begin + PATIENCE_SECONDS
         while (cut := self._buffer.find(b"\n")) < 0:
             self._read(request, until)
-        reply = json.loads(self._buffer[:cut])
+        line, rows = bytes(self._buffer[:cut]), None
         del self._buffer[: cut + 1]
-        rows = None
-        if "shape" in reply:
-            while len(self._buffer) < reply["bytes"]:
-                self._read(request, until)
-            rows = np.frombuffer(self._buffer[: reply["bytes"]], reply["dtype"]).reshape(reply["shape"])
-            del self._buffer[: reply["bytes"]]
+        try:
+            reply = dict(json.loads(line))
+            if "shape" in reply:
+                size, kind = math.prod(reply["shape"]), {"float32": 4, "float64": 8}[reply["dtype"]]
+                while len(self._buffer) < size * kind:
+                    self._read(request, until)
+                rows = np.frombuffer(self._buffer[: size * kind], reply["dtype"]).reshape(reply["shape"])
+                del self._buffer[: size * kind]
+        except (ValueError, KeyError, TypeError) as error:
+            raise PredictorError(f"what came back at `{request['do']}` is no answer: {line[:60]!r}") from error
         self.asked, self.seconds = self.asked + 1, self.seconds + time.monotonic() - begin
         return reply, rows
 
@@ -235,3 +256,13 @@ class Remote:
     def _ended(self, request: dict[str, Any]) -> PredictorError:
         self._process.wait()
         return PredictorError(f"the submission's process ended at `{request['do']}`: {self.last_words()}")
+
+
+def _event(line: bytes) -> dict[str, Any]:
+    """An event as the watch spells it; empty for a line that somebody else wrote among its own."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    whole = isinstance(event, dict) and all(isinstance(event.get(name), str) for name in ("event", "path"))
+    return event if whole else {}

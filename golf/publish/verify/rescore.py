@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -97,6 +98,9 @@ def _scored(
         if recorded is None:
             first = pieces[0]
             recorded = _drive(subject, process, first.tokens, Masses())
+            if subject.kind == "foreign":
+                found = evaluator.by_position(charged, total)[1:]
+                yield _walked(subject, process, None, tokens, found, draw, tier.probe, left, "C2b")
         yield evaluator.read_off(*_first(charged, len(recorded)), recorded, tokens)
     elif recorded is None:
         reason = f"scoring all {total:,} targets would take {min(expected.values()):,.0f} s or more"
@@ -174,7 +178,7 @@ def _along(
 ) -> Iterator[Verdict]:  # fmt: skip
     """C2c and D1 from one end of the stream to the other, as far as there is time.  spent: by scoring it once."""
     if hasattr(remote, "logprobs") and (not hasattr(remote, "horizon") or spent < left):
-        yield _walked(subject, process, remote, tokens, recorded, draw, seconds)
+        yield _walked(subject, process, remote, tokens, recorded, draw, seconds, 4 * seconds + 2 * spent)
     if subject.kind != "foreign":
         return  # golf's own way of predicting, which looks nothing up
     if spent > left / 2:
@@ -185,16 +189,16 @@ def _along(
 
 
 def _walked(
-    subject: Subject, process: Scoring, remote: Remote, tokens: np.ndarray, recorded: np.ndarray,
-    draw: np.random.Generator, seconds: float,
+    subject: Subject, process: Scoring, remote: Remote | None, tokens: np.ndarray, recorded: np.ndarray,
+    draw: np.random.Generator, seconds: float, most: float = math.inf, check: str = "C2c",
 ) -> Verdict:  # fmt: skip
-    """C2c along a stream that was recorded in stretches; of somebody else's, by a process that has seen none of it."""
-    if subject.kind != "foreign":
-        return memory.walk(remote, subject.artifact, tokens, recorded, draw, seconds)
+    """C2c, or C2b, along a stream; of somebody else's submission, by a process that has seen none of it."""
+    if remote is not None and subject.kind != "foreign":
+        return memory.walk(remote, subject.artifact, tokens, recorded, draw, seconds, most, check)
     with process.opened(subject.entry, "one by one") as alone:
         if alone is None:
             raise PredictorError(process.broken)
-        return memory.walk(alone, subject.artifact, tokens, recorded, draw, seconds)
+        return memory.walk(alone, subject.artifact, tokens, recorded, draw, seconds, most, check)
 
 
 def _first(charged: tuple[np.ndarray, np.ndarray], count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -234,6 +238,7 @@ def _sample(
         if subject.kind == "foreign" and hasattr(remote, "logprobs"):
             for piece, nats in zip(pieces, found):
                 yield _walked(subject, process, remote, piece.tokens, nats, draw, seconds / len(pieces))
+            yield unchecked("C2c", f"excerpts alone were asked for one by one: {reason}")
     if subject.script:
         yield from _by_script(subject, process, pieces[0].tokens, means[0])
     yield claims.sampled(subject.claim.val_loss, means, len(means), reason)

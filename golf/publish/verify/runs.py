@@ -20,7 +20,7 @@ from golf.publish.use.scoring import evaluation
 from golf.publish.verify import ours as verify_ours
 from golf.publish.verify import script as verify_script
 from golf.publish.verify.foreign import split_facts
-from golf.publish.verify.subject import Subject, read_json, seed_of, sha256, with_tokenizer
+from golf.publish.verify.subject import Subject, read_json, seed_number, seed_of, sha256, with_tokenizer
 
 METADATA = "submission.json"
 PACKAGE = Path(__file__).resolve().parents[2]
@@ -64,7 +64,8 @@ def open_submission(folder: Path, data: Path | None, seed: int | None) -> Subjec
         )
     _ours(subject, artifact, folder / SCRIPT, tokenizer, chosen)
     subject.claim, subject.claimed_bytes = _seed(chosen), chosen.bytes_total
-    subject.seeds = [seed_of(int(number), entry) for number, entry in values.get("seed_results", {}).items()]
+    entries = values.get("seed_results", {})
+    subject.seeds = [seed_of(seed_number(name, folder / METADATA), entry) for name, entry in entries.items()]
     subject.listed, subject.mean = [int(number) for number in values.get("seeds", [])], values.get("val_bpb")
     for log in sorted(folder.glob("train_seed*.log")):
         subject.logs[int(re.sub(r"\D", "", log.stem) or 0)] = log.read_text(encoding="utf-8", errors="replace")

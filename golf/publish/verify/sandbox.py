@@ -17,13 +17,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-WORKER = Path(__file__).with_name("worker.py")
+WORKER, WATCH = (Path(__file__).with_name(name) for name in ("worker.py", "watch.py"))
 INSIDE = "/submission"
 # What a process is told of the machine. One thread unless said otherwise: results then do not depend on the count.
 ENVIRONMENT = {"LANG": "C.UTF-8", "HOME": "/tmp", "TMPDIR": "/tmp", "OMP_WAIT_POLICY": "PASSIVE",
                "PYTHONHASHSEED": "0"}  # fmt: skip
 OFFLINE = ("--user", "--map-root-user", "--net")
-ALONE = (*OFFLINE, "--mount", "--pid", "--fork", "--kill-child")
+ALONE = (*OFFLINE, "--mount", "--ipc", "--pid", "--fork", "--kill-child")
 SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt")
 
 
@@ -69,11 +69,15 @@ def mounts(clean: Path, root: Path) -> list[list[str]]:
             commands.append(["ln", "-s", os.readlink(path), inside])
         elif os.path.isdir(path) and not any(path.startswith(f"{above}/") for above in SYSTEM):
             commands += [["mkdir", "-p", inside], ["mount", "--rbind", path, inside]]
+            if path != "/dev":  # what another process of the submission writes is not to be found here
+                commands.append(["sh", "-c", f"mount -o remount,bind,ro {shlex.quote(inside)} || true"])
+    if os.path.isdir("/dev/shm"):
+        commands.append(["mount", "-t", "tmpfs", "tmpfs", f"{root}/dev/shm"])
     # Processes outside hold the targets: their memory is not to be found here.
     commands += [["mkdir", f"{root}/proc"], ["mount", "-t", "proc", "proc", f"{root}/proc"]]
     # Python itself may lie below /tmp, which is then there already.
     commands += [["mkdir", "-p", f"{root}/tmp", f"{root}{INSIDE}"], ["mount", "--bind", str(clean), f"{root}{INSIDE}"]]
-    return [*commands, ["cp", str(WORKER), f"{root}/worker.py"]]
+    return [*commands, ["cp", str(WORKER), str(WATCH), str(root)]]
 
 
 @functools.cache

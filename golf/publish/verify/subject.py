@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,10 +130,16 @@ def read_tokens(paths: Sequence[Path]) -> Sequence[int]:
 
 
 def seed_of(number: int, values: Mapping[str, Any]) -> Seed:
-    """One entry of `seed_results`, in the challenge's spelling or golf's. Clocks in ms or s."""
+    """One entry of `seed_results`, in the challenge's spelling or golf's. Clocks in ms or s. Raises DataError."""
+    if not isinstance(values, Mapping):
+        raise DataError(f"the results of seed {number} are {values!r}; they have to be an object")
 
-    def first(*names: str) -> Any:
-        return next((values[name] for name in names if values.get(name) is not None), None)
+    def first(*names: str, whole: bool = False) -> Any:
+        name = next((name for name in names if values.get(name) is not None), None)
+        if name is not None and not (is_number(values[name], whole=whole) and values[name] >= whole):
+            kind = "a whole number above 0" if whole else "a number, and not below 0"
+            raise DataError(f"{name} of seed {number} is {values[name]!r}; it has to be {kind}")
+        return values[name] if name is not None else None
 
     milliseconds = first("train_wallclock_ms")
     train = first("train_time_s", "train_seconds", "train_time_seconds")
@@ -140,13 +147,28 @@ def seed_of(number: int, values: Mapping[str, Any]) -> Seed:
         seed=number,
         val_loss=first("val_loss"),
         val_bpb=first("val_bpb"),
-        tokens=first("val_tokens", "tokens_scored", "target_tokens"),
-        bytes=first("val_bytes", "bytes_scored"),
-        bytes_total=first("bytes_total", "artifact_bytes"),
+        tokens=first("val_tokens", "tokens_scored", "target_tokens", whole=True),
+        bytes=first("val_bytes", "bytes_scored", whole=True),
+        bytes_total=first("bytes_total", "artifact_bytes", whole=True),
         train_seconds=train if train is not None else milliseconds / 1000 if milliseconds is not None else None,
         eval_seconds=first("eval_time_s", "eval_seconds"),
         unquantized=first("pre_quant_val_bpb", "val_bpb_unquantized"),
     )
+
+
+def seed_number(value: Any, file: Path) -> int:
+    """A seed, as a number or spelled. Raises DataError."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError):
+        raise DataError(f"{file} names a seed {value!r}; a seed is a whole number") from None
+
+
+def is_number(value: Any, *, whole: bool = False) -> bool:
+    """Whether a value of JSON is a finite number, or a whole one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return math.isfinite(value) and (not whole or value == int(value))
 
 
 def sha256(path: Path) -> str:

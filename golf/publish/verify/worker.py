@@ -8,137 +8,17 @@ argument; the second is the folder of the submission.
 
 from __future__ import annotations
 
+import builtins
+import contextlib
 import hashlib
 import importlib.util
 import inspect
 import json
 import os
-import resource
 import sys
 from typing import Any
 
-WATCHED = frozenset(
-    "open ctypes.dlopen sqlite3.connect os.listdir subprocess.Popen os.system os.exec os.posix_spawn os.spawn os.fork "
-    "os.forkpty socket.connect socket.getaddrinfo socket.gethostbyname socket.bind socket.sendto urllib.Request "
-    "http.client.connect ftplib.connect smtplib.connect pickle.find_class marshal.loads shelve.open ctypes.dlsym "
-    "os.truncate os.getxattr os.listxattr gc.get_objects gc.get_referrers gc.get_referents compile golf.environ "
-    "golf.alive".split()
-)
-PATHS = frozenset("open os.listdir ctypes.dlopen sqlite3.connect".split())
-# What a C library does for a program without the interpreter seeing it.
-UNSEEN = frozenset(
-    "system popen fork vfork clone execv execve execvp execl posix_spawn posix_spawnp socket connect sendto open "
-    "open64 openat fopen fopen64 mmap syscall dlopen shm_open ptrace process_vm_readv".split()
-)
-NETWORK = frozenset(
-    "socket.connect socket.getaddrinfo socket.gethostbyname socket.bind socket.sendto urllib.Request "
-    "http.client.connect ftplib.connect smtplib.connect".split()
-)
-PACKAGES = f"{os.sep}site-packages{os.sep}"
 LIBRARIES = tuple({sys.prefix, sys.base_prefix, os.path.realpath(sys.base_prefix)})
-
-
-def watch(report: int, folder: str) -> None:
-    """Install the audit hook. Events are numbered: one that is lost on its way to the descriptor is missed there."""
-    seen: set[tuple] = set()
-    busy, number = False, 0
-    # Bound here: what a submission puts in the place of these later is not what is called.
-    write, dumps, frame_of, process = os.write, json.dumps, sys._getframe, os.getpid()
-    abspath, fsdecode, fspath, text_of, bytes_of = os.path.abspath, os.fsdecode, os.fspath, str, bytes
-
-    def exact(value: Any) -> Any:
-        """A name as a plain string: one of a class of the submission's own could do anything when it is looked at."""
-        if isinstance(value, bytes):
-            return fsdecode(bytes_of.__getitem__(value, slice(None)))
-        return text_of.__getitem__(value, slice(None)) if isinstance(value, str) else None
-
-    def note(name: str, path: str, **facts: Any) -> None:
-        nonlocal number
-        key = (name, path, *facts.values())
-        if key not in seen:
-            seen.add(key)
-            line = {"event": name, "path": path, **facts, "where": caller(folder), "number": number}
-            number += 1
-            write(report, (dumps(line) + "\n").encode())
-
-    def hook(name: str, arguments: tuple) -> None:
-        nonlocal busy
-        if busy or name not in WATCHED:
-            return
-        # What of the submission's may be called to tell what it is, is called while the hook still watches.
-        given = [fspath(each) if name in PATHS and hasattr(each, "__fspath__") else each for each in arguments[:2]]
-        spelled = name not in PATHS and name != "compile"
-        plain = [exact(text_of(each) if spelled and not isinstance(each, (str, bytes)) else each) for each in given]
-        busy = True
-        try:
-            near = frame_of(1).f_code.co_filename
-            # The import system reads compiled modules so, and looks through the folders that modules may lie in.
-            if name in ("marshal.loads", "os.listdir") and "importlib" in near:
-                return
-            if name == "ctypes.dlsym":
-                library = getattr(arguments[0], "_name", None)
-                if plain[1] in UNSEEN or (asked(folder, ()) and not below(library, folder)):
-                    note(name, plain[1])
-            elif name == "marshal.loads":
-                note(name, "")
-            elif name == "compile":
-                if near.startswith(folder) and plain[0] is not None and arguments[0] is not None:
-                    note(name, plain[1] or "", source=plain[0])
-            elif name.startswith("gc."):
-                if asked(folder, ()):
-                    note(name, "")
-            elif name == "golf.environ":
-                note("environ", plain[0], fallback=bool(arguments[1]))
-            elif name in PATHS:
-                if given[:1] == [None]:
-                    plain = ["."]  # where it is
-                if plain and plain[0] is not None:
-                    flags = arguments[2] if name == "open" and isinstance(arguments[2], int) else 0
-                    path = abspath(plain[0]).replace(f"/proc/{process}/", "/proc/self/")
-                    writes = bool(flags & (os.O_WRONLY | os.O_RDWR))
-                    own = asked(folder, ("<frozen importlib",))  # asked for, or imported
-                    note(name, path, write=writes, own=own, direct=own and asked(folder, ()))
-            else:
-                note(name, " ".join(each[:200] for each in plain if each))
-        finally:
-            busy = False
-        if name in NETWORK:
-            raise PermissionError(f"{name}: a submission is scored without a network")
-
-    sys.addaudithook(hook)
-
-
-def below(path: Any, folder: str) -> bool:
-    return isinstance(path, str) and os.path.abspath(path).startswith(folder)
-
-
-def asked(folder: str, through: tuple[str, ...]) -> bool:
-    """Whether the submission's own code asks for it: itself, or through the standard library, numpy, and what is named
-    beside them. What packages look for on their own is their affair."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if name.startswith(folder) or name == __file__:
-            return True
-        if name.endswith("linecache.py"):  # a warning shows the line it is about
-            return False
-        if not name.startswith(through) and (
-            name.startswith("<frozen importlib") or (PACKAGES in name and f"{PACKAGES}numpy" not in name)
-        ):
-            return False
-        frame = frame.f_back
-    return False
-
-
-def caller(folder: str) -> str:
-    """The innermost line of the submission's own code on the stack."""
-    frame = sys._getframe(2)
-    while frame is not None:
-        name = frame.f_code.co_filename
-        if name.startswith(folder):
-            return f"{name.removeprefix(folder).lstrip('/')}:{frame.f_lineno}"
-        frame = frame.f_back
-    return ""
 
 
 class Environment(dict):
@@ -254,26 +134,9 @@ def digests(state: Any) -> dict[str, str]:
     return found
 
 
-def ended() -> int:
-    """Page faults of all children that ended: more of them, and there was another child."""
-    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_minflt
-
-
-def children(before: int) -> int:
-    """How many processes this one has started, by the system's account: those that run, and one if any ended."""
-    running = 0
-    for thread in os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else ():
-        try:
-            with open(f"/proc/self/task/{thread}/children") as file:
-                running += len(file.read().split())
-        except OSError:
-            continue  # the thread is gone, or the kernel does not tell
-    return running + (ended() > before)
-
-
 def serve(folder: str, source: Any, sink: Any) -> None:
     """Answer until the input ends."""
-    entry, states, number, before = None, {}, 0, ended()
+    entry, states, number = None, {}, 0
     while line := source.readline():
         ask = json.loads(line)
         data = source.read(ask.get("bytes", 0))
@@ -312,18 +175,28 @@ def serve(folder: str, source: Any, sink: Any) -> None:
             reply = {"digests": digests(states[state])}
         elif verb == "alive":
             sys.audit("golf.alive", ask["word"])
-            reply = {"children": children(before)}
+            with contextlib.suppress(OSError):  # which the hook has to see
+                os.open(f"/{ask['word']}", os.O_RDONLY)
         elif verb in ("encode", "decode"):
             reply = {"texts": [getattr(entry.it, verb)(text) for text in ask["texts"]]}
         else:
             raise ValueError(f"no request is named {verb}")
         if rows is not None:
-            reply |= {"shape": rows.shape, "dtype": str(rows.dtype), "bytes": rows.nbytes}
+            reply |= {"shape": rows.shape, "dtype": str(rows.dtype)}
         sink.write(json.dumps(reply).encode() + b"\n")
         if rows is not None:
             sink.write(rows.tobytes())
         sink.flush()
         tokens = data = rows = None  # what came with one question is not there at the next
+
+
+def watch(report: int, folder: str) -> None:
+    """Install the hook of `watch.py`, in a namespace with its own builtins that nothing here keeps."""
+    file = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watch.py")
+    with open(file, encoding="utf-8") as source:
+        apart = {"__name__": "watch", "__builtins__": dict(vars(builtins))}
+        exec(compile(source.read(), file, "exec"), apart)
+    apart["watch"](report, folder, __file__)
 
 
 def main() -> None:
@@ -333,8 +206,8 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
     os.chdir(folder)
-    sys.path.insert(0, folder)
     watch(report, folder)
+    sys.path.insert(0, folder)
     os.environ = Environment(os.environ)  # noqa: B003  what it holds is known; who asks is of interest
     serve(folder, source, sink)
 
