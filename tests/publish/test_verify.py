@@ -109,6 +109,12 @@ def judged(code, extra=()):
         (b"import socket\ntry:\n    socket.create_connection(('192.0.2.1', 80), 1)\nexcept OSError:\n    pass\n", "A2"),
         (b"import pickle, collections\npickle.loads(pickle.dumps(collections.OrderedDict()))\n", "A5"),
         (b"import marshal\nmarshal.loads(marshal.dumps(1))\n", "A5"),
+        (b"import os\nclass P:\n    def __fspath__(self): return '/bin/sh'\nos.close(os.open(P(), 0))\n", "A3"),
+        (b"import posixpath\nposixpath.normpath = lambda path: __file__\nopen('/etc/../bin/sh').close()\n", "A3"),
+        (b"import _xxsubinterpreters as more\nmore.destroy(more.create())\n", "A3"),
+        (b"import fcntl, os\nfcntl.flock(os.open('p.py', 0), fcntl.LOCK_SH)\n", "A3"),
+        (b"import sys\ntry:\n    open(sys.prefix + '/note', 'w')\nexcept OSError:\n    pass\n", "A3"),
+        (b"import sys\nsys._getframe(0).f_back\nsys._current_frames()\n", "A3"),
     ],
 )
 def test_what_a_process_tries_is_seen(code, check):
@@ -116,7 +122,8 @@ def test_what_a_process_tries_is_seen(code, check):
 
 
 def test_what_any_process_does_is_nothing():
-    code = b"import os, json, tempfile\nos.environ.get('SEED', '1')\nopen('table.json').close()\n"
+    code = b"import os, json, pathlib, tempfile\nos.environ.get('SEED', '1')\nopen('table.json').close()\n"
+    code += b"list(pathlib.Path('.').iterdir()), os.listdir(b'.')\ntempfile.TemporaryFile().write(b'x')\n"
     assert all(verdict.status is Status.PASS for verdict in judged(code, {"table.json": b"{}"}))
 
 
@@ -126,6 +133,22 @@ def test_a_process_that_ends_tells_its_last_words():
     with Remote("p.py", {"p.py": PLAIN.replace(b"return [*state, token]", b"1 / 0")}) as remote:
         with pytest.raises(PredictorError, match="ZeroDivisionError"):
             remote.distribution(remote.observe(remote.open("x"), 1))
+
+
+@pytest.mark.parametrize("line", [b"not json", b"[3]", b'{"shape": [1], "dtype": "O"}', b'{"shape": 4, "dtype": "f"}'])
+def test_what_is_no_answer_is_told_as_one(line):
+    code = b"import contextlib, os\n" + PLAIN.replace(b"return np", b"say()\n    return np")
+    code += b"def say():\n    for number in range(3, 30):\n        with contextlib.suppress(OSError):\n"
+    code += b"            os.write(number, " + repr(line + b"\n").encode() + b")\n"
+    with Remote("p.py", {"p.py": code}) as remote, pytest.raises(PredictorError, match="is no answer"):
+        remote.distribution(remote.observe(remote.open("p.py"), 1))
+
+
+@pytest.mark.skipif(verify_sandbox.namespaces() != "files", reason="this machine gives processes no namespaces")
+def test_processes_share_no_memory():
+    code = b"from multiprocessing.shared_memory import SharedMemory as Shared\nKEPT = Shared('golf_note', True, 8)\n"
+    with Remote("p.py", {"p.py": code + PLAIN}), Remote("p.py", {"p.py": code + PLAIN}) as second:
+        assert second.scores  # it would not be made a second time
 
 
 @pytest.mark.skipif(verify_sandbox.namespaces() != "files", reason="this machine gives processes no namespaces")

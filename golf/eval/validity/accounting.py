@@ -140,7 +140,7 @@ def documents(
     words = f"{totals['documents']:,} documents, {totals['table']:,} bytes of tokens = bytes of their text"
     words += f" ({leading:,} leading spaces not counted)" if leading else ""
     if has_raw:
-        off = (totals["table"] - totals["raw"]) / max(totals["raw"], 1)
+        off = (totals["table"] + leading - totals["raw"]) / max(totals["raw"], 1)
         if abs(off) > RAW_TOLERANCE:
             why = (
                 f"tokens spell {totals['table']:,} bytes, the raw documents have {totals['raw']:,} ({off:+.2%}); "

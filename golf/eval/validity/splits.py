@@ -64,20 +64,25 @@ def rolling(tokens: np.ndarray, words: np.ndarray, length: int = SHINGLE) -> np.
 
 def shingles(documents: Iterable[tuple[int, np.ndarray]], words: np.ndarray) -> Shingles:
     """documents: (stream position, tokens without BOS). Those shorter than a shingle are left to coincidence."""
-    hashes, owners, places, counts, starts = [], [], [], [], []
-    for number, (start, tokens) in enumerate(documents):
+
+    def hashes(tokens: np.ndarray) -> np.ndarray:
         count = len(tokens) // SHINGLE
-        found = np.empty(0, np.uint64)
-        if count:
-            all_of_it = rolling(np.asarray(tokens), words)
-            found = np.append(all_of_it[: count * SHINGLE : SHINGLE][:count], all_of_it[-1])
-        hashes.append(found)
-        owners.append(np.full(len(found), number, np.int32))
-        places.append(np.arange(len(found), dtype=np.int32))
-        counts.append(len(found))
+        if not count:
+            return np.empty(0, np.uint64)
+        all_of_it = rolling(np.asarray(tokens), words)
+        return np.append(all_of_it[: count * SHINGLE : SHINGLE][:count], all_of_it[-1])
+
+    return hold((start, hashes(tokens)) for start, tokens in documents)
+
+
+def hold(found: Iterable[tuple[int, np.ndarray]]) -> Shingles:
+    """found: (stream position, hashes of its shingles in order) of each document."""
+    hashes, starts = [np.empty(0, np.uint64)], []
+    for start, each in found:
+        hashes.append(each)
         starts.append(start)
-    joined = np.concatenate(hashes) if hashes else np.empty(0, np.uint64)
-    every = 1
+    counts = [len(each) for each in hashes[1:]]
+    joined, every = np.concatenate(hashes), 1
     while len(joined) // every > KEPT:
         every *= 2
     kept = np.flatnonzero(joined % np.uint64(every) == 0)
@@ -85,8 +90,8 @@ def shingles(documents: Iterable[tuple[int, np.ndarray]], words: np.ndarray) -> 
     sieve = np.zeros(1 << (SIEVE_BITS - 3), np.uint8)
     slots = joined[order] >> np.uint64(64 - SIEVE_BITS)
     np.bitwise_or.at(sieve, slots >> np.uint64(3), np.uint8(1) << (slots & np.uint64(7)).astype(np.uint8))
-    owner = np.concatenate(owners) if owners else np.empty(0, np.int32)
-    place = np.concatenate(places) if places else np.empty(0, np.int32)
+    owner = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    place = np.concatenate([np.arange(count, dtype=np.int32) for count in [0, *counts]])
     kept_counts = np.bincount(owner[kept], minlength=len(counts)) if every > 1 else np.array(counts, np.int64)
     return Shingles(joined[order], owner[order], place[order], kept_counts, np.array(starts), sieve, every)
 
@@ -106,12 +111,13 @@ def scan(
             base, carry = done - len(carry), block[max(0, len(block) - SHINGLE + 1) :]
             done += len(array[begin : begin + BLOCK])
             if len(block) >= SHINGLE and len(held.hashes):
-                _sift(held, rolling(block, words), base, hit, first)
+                sift(held, rolling(block, words), base, hit, first)
             report(done)
     return hit, first, done
 
 
-def _sift(held: Shingles, hashes: np.ndarray, base: int, hit: np.ndarray, first: dict[int, int]) -> None:
+def sift(held: Shingles, hashes: np.ndarray, at: int | np.ndarray, hit: np.ndarray, first: dict[int, int]) -> None:
+    """Mark which of the held hashes are among these. at: position of the first of them, or of each."""
     slots = hashes >> np.uint64(64 - SIEVE_BITS)
     bits = held.sieve[slots >> np.uint64(3)] >> (slots & np.uint64(7)).astype(np.uint8)
     likely = np.flatnonzero(bits & 1)
@@ -122,7 +128,7 @@ def _sift(held: Shingles, hashes: np.ndarray, base: int, hit: np.ndarray, first:
         end = int(np.searchsorted(held.hashes, hashes[place], "right"))
         hit[begin:end] = True
         for document in held.document[begin:end].tolist():
-            first.setdefault(document, base + place)
+            first.setdefault(document, int(at[place]) if isinstance(at, np.ndarray) else at + place)
 
 
 def disjoint(

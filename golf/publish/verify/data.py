@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from golf.contracts import PredictorError
-from golf.eval.validity import accounting, carried, splits
+from golf.eval.validity import accounting, carried, reworded, splits
 from golf.eval.validity.accounting import Document
-from golf.eval.validity.verdict import Status, Verdict, failed, unchecked
+from golf.eval.validity.verdict import Status, Verdict, failed, passed, unchecked
 from golf.publish.verify.remote import Remote
 from golf.publish.verify.subject import Subject
 
 CARRIED_TOKENS = 5_000_000  # of the validation text, looked for in the submission's files
 # Tokens hashed a second on one core, rounded down: `python benchmarks/shingles.py`.
-SCAN_TOKENS_PER_SECOND = 8e6
+SCAN_TOKENS_PER_SECOND, READ_TOKENS_PER_SECOND = 8e6, 8e6
 
 
 def accounting_checks(subject: Subject, facts: dict[str, Any]) -> Iterator[Verdict]:
@@ -91,6 +91,15 @@ def _spelled(subject: Subject, tokens: np.ndarray) -> str:
     return subject.speaker.decode(tokens)
 
 
+def _reworded(subject: Subject, seconds: float) -> Verdict:
+    """D1 of the training text once more, for what is not quite a copy."""
+    expected = subject.train_tokens / READ_TOKENS_PER_SECOND
+    if expected > seconds:
+        return passed("D1", f"a reworded copy, which takes {expected:,.0f} s to look for, was not looked for")
+    stream = splits.split_documents(subject.tokens, subject.bos)
+    return reworded.reworded(stream, subject.train(), subject.pieces)
+
+
 def transform(subject: Subject) -> Iterator[Verdict]:
     """B3."""
     if not subject.transform:
@@ -134,3 +143,5 @@ def split_checks(subject: Subject, seconds: float) -> Iterator[Verdict]:
         verdict = splits.disjoint(splits.split_documents(subject.tokens, subject.bos), subject.train())
         spent = time.monotonic() - begin
         yield Verdict(verdict.check, verdict.status, f"{verdict.why} ({spent:.1f} s)", verdict.evidence)
+        if subject.pieces and verdict.status is not Status.FAIL:
+            yield _reworded(subject, seconds)

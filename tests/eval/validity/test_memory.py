@@ -57,6 +57,29 @@ def test_a_leak_deep_in_the_stream_is_met(horizon):
     assert found.evidence["numbers"][0] < found.evidence["numbers"][1]
 
 
+def test_what_rounding_does_takes_no_side():
+    recorded = np.concatenate([piece.nats_T for piece in driver.drive(Counts(), "", TOKENS)])
+    draw = np.random.default_rng(0)
+    for off, status in ((draw.normal(size=len(recorded)) * 2e-4, Status.PASS), (-9e-4, Status.FAIL)):
+        found = memory.walk(Counts(), "", TOKENS, recorded + off, draw, 5.0, check="C2b")
+        assert (found.check, found.status) == ("C2b", status)
+
+
+def test_what_there_was_no_time_for_is_not_passed():
+    recorded = np.concatenate([piece.nats_T for piece in driver.drive(Counts(), "", TOKENS)])
+    found = memory.walk(Counts(), "", TOKENS, recorded, np.random.default_rng(0), 5.0, most=0.0)
+    assert found.status is Status.NOT_CHECKED
+
+
+def test_few_places_kept_are_told_from_noise():
+    draw = np.random.default_rng(0)
+    origin, recorded = np.arange(2001), draw.exponential(3.0, 2000)
+    assert memory.recognized(recorded, recorded + draw.normal(size=2000) * 0.8, origin)[0].status is Status.PASS
+    kept = recorded.copy()
+    kept[::15] = 0.1
+    assert memory.recognized(kept, recorded, origin)[0].status is Status.FAIL
+
+
 def test_a_text_that_is_recognized():
     tokens = np.where(np.arange(900) % 90, TOKENS % 11 + 1, 0)  # a document every 90 tokens
     stream, origin = memory.moved(tokens, 0, np.random.default_rng(0))
