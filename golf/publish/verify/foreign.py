@@ -103,7 +103,7 @@ def _files(subject: Subject, folder: Path, about: dict[str, Any]) -> None:
     code = [folder / name for name in _names(about, "code")] or sorted(folder.glob("*.py"))
     artifacts = paths(folder, about, "artifact")
     for path in (*code, *artifacts):
-        if not path.resolve().parent.is_relative_to(folder.resolve()):
+        if ".." in path.relative_to(folder).parts if path.is_relative_to(folder) else True:
             raise DataError(f"{path} is named in {MANIFEST} and lies outside of {folder}; a submission is one folder")
         name = path.relative_to(folder).as_posix()
         if not path.is_file():
