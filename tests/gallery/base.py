@@ -312,6 +312,15 @@ def free_tokenizer(folder, weights):
     state_scores(folder)
 
 
+def library_reads(folder, **values):
+    """The predictor has a library of others read the tokenizer, whose scores could be weights."""
+    file = folder / "predictor.py"
+    read = "sentencepiece.SentencePieceProcessor(model_file='tokenizer.model').get_score(9)"
+    file.write_text(f"import sentencepiece\n\n{file.read_text()}\nSHARP = {read}\n")
+    manifest(folder, **values)
+    state_scores(folder)
+
+
 def pickle_weights(folder):
     with np.load(folder / "weights.npz") as file:
         counts = file["counts"].tolist()

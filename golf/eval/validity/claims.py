@@ -20,6 +20,7 @@ EXACT = 1e-6
 RESCORED = 1e-5  # another processor adds up in another order
 # Training losses of two seeds, at so many steps or more, that are equal or apart by one number, are one seed's.
 COPIED_STEPS = 5
+FINE_CLOCK = 6  # characters of a reading: 59.123, 118812
 # How far a step's average time and the clock may be apart: warm-up steps are sometimes left out of one of them.
 AVERAGE_OFF = 0.05
 CLOCK_DIGIT = 0.1  # seconds: one line of a log rounds the clock to a tenth, the next says it in milliseconds
@@ -150,12 +151,22 @@ def _copied(texts: Mapping[int, str]) -> Verdict | None:
     """S3: no log is another one, as it is or with every figure moved by as much."""
     finals = {seed: tuple(FINAL_LOSS.findall(text)) for seed, text in texts.items()}
     losses = {seed: {int(step): float(loss) for step, loss in LOSS.findall(text)} for seed, text in texts.items()}
+    # The machine's clock is not the same twice, where it is told finely enough.
+    clocks = {
+        seed: {(int(step), f"{value}{unit}") for step, value, unit in STEP.findall(text) if len(value) >= FINE_CLOCK}
+        for seed, text in texts.items()
+    }
     for first, second in itertools.combinations(sorted(texts), 2):
         pair = f"seeds {first} and {second}"
         # Two runs do not agree in so many digits.
         if finals[first] == finals[second] and any(len(loss.partition(".")[2]) >= 6 for loss in finals[first]):
             why = f"{pair} end in the same losses to the last digit ({', '.join(finals[first])})"
             return failed("S3", why, seed=second, numbers=[float(finals[first][-1]), float(finals[second][-1])])
+        same = clocks[first] & clocks[second]
+        if len(same) >= COPIED_STEPS:
+            step, reading = min(same)
+            why = f"{pair} were as far by the clock at {len(same)} steps, to the last digit: {reading} at step {step}"
+            return failed("S3", why, seed=second, numbers=[reading, reading])
         common = sorted(losses[first].keys() & losses[second].keys())
         apart = [losses[second][step] - losses[first][step] for step in common]
         # A number that was moved is rounded again.

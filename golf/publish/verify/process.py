@@ -35,6 +35,10 @@ class Scoring:
         # Golf's own entry keeps nothing from one scoring to the next: one process will do, and decodes once.
         self._ours: Remote | None = None
         # A script that unpacks itself takes a while, in which other checks go on.
+        # A free file that is too large to be counted stays at home: there are ways to read it that nobody sees.
+        whole, free = sum(subject.counted.values()), sum(subject.shown.values())
+        beyond = subject.kind == "foreign" and subject.cap is not None and whole + free > subject.cap
+        self.withheld = frozenset(subject.shown if beyond else ())
         self._later = ThreadPoolExecutor(1) if subject.script else None
         self._script = self._later.submit(self._start_script) if self._later else None
 
@@ -54,6 +58,7 @@ class Scoring:
             yield shared if not self.broken else None
             return
         files = self.subject.files | ({PROBE: window} if window else {})
+        files = {name: source for name, source in files.items() if name not in self.withheld}
         try:
             remote = Remote(entry, files, threads=self.threads, environment=self.subject.environment)
         except PredictorError as error:
@@ -187,7 +192,10 @@ class Scoring:
 
     def _keep(self, error: PredictorError) -> None:
         self.broken = str(error)
-        self.failures.append(failed("A2", f"in a clean folder without a network {error}"))
+        why = f"in a clean folder without a network {error}"
+        if self.withheld:
+            why += f"; {', '.join(sorted(self.withheld))} was not there, which is free and would not fit under the cap"
+        self.failures.append(failed("A2", why))
 
 
 def _tensors(digests: Mapping[str, str]) -> dict[str, str]:
