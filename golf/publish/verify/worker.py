@@ -193,10 +193,11 @@ def serve(folder: str, source: Any, sink: Any) -> None:
 def watch(report: int, folder: str) -> None:
     """Install the hook of `watch.py`, in a namespace with its own builtins that nothing here keeps."""
     file = os.path.join(os.path.dirname(os.path.abspath(__file__)), "watch.py")
-    with open(file, encoding="utf-8") as source:
-        apart = {"__name__": "watch", "__builtins__": dict(vars(builtins))}
-        exec(compile(source.read(), file, "exec"), apart)
-    apart["watch"](report, folder, __file__)
+    found = importlib.util.spec_from_file_location("watch", file)
+    apart = importlib.util.module_from_spec(found)
+    apart.__builtins__ = dict(vars(builtins))
+    found.loader.exec_module(apart)
+    apart.watch(report, folder, __file__)
 
 
 def main() -> None:
