@@ -123,6 +123,8 @@ def _file(
             return None
         why = f"reads {path}, which lies among Python's packages and belongs to none as it was installed"
         return failed("A3", why, file=path, where=event.get("where", ""))
+    if event.get("mine"):
+        return None  # what it wrote there itself: nothing else is
     if path.startswith("/proc/") and path.split("/")[2].isdigit():
         return failed("A3", f"looks into another process: {path}", file=path, where=event.get("where", ""))
     if path.startswith((*SYSTEM, *DEVICES)) or (event.get("write") and not _shared(path)):

@@ -115,9 +115,12 @@ class Scoring:
         """Take over what a process did."""
         folder = remote.place.folder
         # Every process may have had a folder of its own; what they did is told of one.
+        mine = f"{remote.place.temporary}/"
         number = self.events[-1]["process"] + 1 if self.events else 0
         events = [
-            event | {"path": event["path"].replace(folder, sandbox.INSIDE), "process": number}
+            event
+            | {"path": event["path"].replace(folder, sandbox.INSIDE), "process": number}
+            | {"mine": event["path"].startswith(mine)}
             for event in remote.events()
         ]
         self.events += events

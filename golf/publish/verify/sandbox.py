@@ -29,10 +29,12 @@ SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib64", "/etc", "/opt")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a submission's process runs. folder: the submission, as the process sees it.  isolation: in words."""
+    """Where a submission's process runs. folder: the submission, as the process sees it.  temporary: a folder for
+    what it wants to write, empty and its own.  isolation: in words."""
 
     command: tuple[str, ...]
     folder: str
+    temporary: str
     environment: Mapping[str, str]
     isolation: str
 
@@ -51,13 +53,15 @@ def place(clean: Path, root: Path, report: int, threads: int, extra: Mapping[str
         inside = shlex.join(["chroot", str(root), *worker, "/worker.py", str(report), INSIDE])
         command = ("unshare", *ALONE, "sh", "-c", f"{script} && exec {inside}")
         words = "namespaces of its own: no network, no other process, only its files, Python and the system"
-        return Place(command, INSIDE, environment, words)
+        return Place(command, INSIDE, "/tmp", environment, words)
     plain = (*worker, str(WORKER), str(report), str(clean))
     environment |= {"HOME": str(root), "TMPDIR": str(root)}
     if namespaces() == "network":
         command = ("unshare", *OFFLINE, *plain)
-        return Place(command, str(clean), environment, "its own network namespace; files watched, not hidden")
-    return Place(plain, str(clean), environment, "no namespaces on this machine: sockets refused, files watched")
+        words = "its own network namespace; files watched, not hidden"
+        return Place(command, str(clean), str(root), environment, words)
+    words = "no namespaces on this machine: sockets refused, files watched"
+    return Place(plain, str(clean), str(root), environment, words)
 
 
 def mounts(clean: Path, root: Path) -> list[list[str]]:
