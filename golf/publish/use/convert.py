@@ -101,10 +101,10 @@ def quantize_weights(
         model.to(host.device)
         batches = list(calibration_batches(source, settings.quant, calibration) or ())
         with refine.overheard(model, batches if squeezes else ()) as answers:
-            hessians = collect(settings.quant, model, batches, host, sink) if batches else Hessians({}, 0)
+            known = collect(settings.quant, model, batches, host, sink).by_name if batches else {}
         hosts.give_back_memory()  # what threads freed is several times what all that follows needs
         weights = {name: W.to(host.device) for name, W in source.weights.items()}
-        known, roles = hessians.by_name, model.roles()
+        roles = model.roles()
         if squeezes:
             weights, known = symmetry.settle(weights, known, symmetries.of(model.spec))
             model.load_state_dict(weights)
