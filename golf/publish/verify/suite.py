@@ -56,7 +56,7 @@ TIERS = {
     tier.name: tier
     for tier in (
         Tier(name="static", runs=False, probe=0.0, rescore=0.0, scan=0.0),
-        Tier(name="quick", probe=4.0, rescore=60.0, total=85.0, scan=15.0, retrain=90.0, window=256),
+        Tier(name="quick", probe=4.0, rescore=60.0, total=100.0, scan=15.0, retrain=90.0, window=256),
         Tier(name="full", probe=60.0, rescore=36_000.0, scan=36_000.0, retrain=600.0, whole=True),
     )
 }
