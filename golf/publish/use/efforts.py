@@ -16,7 +16,7 @@ class Effort:
 
 
 EFFORTS = {
-    "fast": Effort(tokens=49_152, steps=12),
+    "fast": Effort(tokens=36_864, steps=12),
     "default": Effort(tokens=131_072, steps=48),
     "thorough": Effort(tokens=131_072, steps=48, survivors=16),
 }
