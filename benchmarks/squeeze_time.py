@@ -2,7 +2,7 @@
 
     python benchmarks/squeeze_time.py [--effort fast] [--cap 16000000] [--threads 2] [--layers 11]
 
-Bounds, on two cores: 20 minutes, and 4 minutes with `--effort fast`; 4 GB.
+Bounds, on two cores: 20 minutes, and 4 minutes with `--effort fast`.
 """
 
 from __future__ import annotations
